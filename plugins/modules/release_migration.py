@@ -87,8 +87,14 @@ def main() -> None:
             release = records[params["release"]]
             module.no_log_values.update(store.secret_values(release.id))
             live = store.live()
-            store.expose_secrets([record for record in records.values() if record is release or (live and record.id == live.release)])
-            output = Engine(store).run_once(release, "migrate", params["command"], params["timeout"])
+            serving = [records[live.release]] if live and live.release in records else []
+            store.expose_secrets([*serving, release])
+            try:
+                output = Engine(store).run_once(release, "migrate", params["command"], params["timeout"])
+            except EngineError:
+                store.remove(release.id)
+                store.expose_secrets(serving)
+                raise
     except StoreError as error:
         module.fail_json(msg=str(error))
     except EngineError as error:

@@ -43,9 +43,10 @@ class Proxy:
         return haproxy.switch(self.map_file, self.socket, dict.fromkeys(release.spec.route_keys, backend))
 
     def slot(self, release: Release) -> int | None:
-        """Return the slot that users of the release's routes reach, or ``None`` when they see the maintenance page."""
+        """Return the slot that users of all the release's routes reach, or ``None`` when there is no such one."""
         entries = haproxy.Runtime(self.socket).map_entries(self.map_file)
-        return haproxy.slot_of(entries.get(release.spec.route_keys[0], haproxy.MAINTENANCE))
+        backends = {entries.get(key, haproxy.MAINTENANCE) for key in release.spec.route_keys}
+        return haproxy.slot_of(backends.pop()) if len(backends) == 1 else None
 
     def in_flight(self, release: Release, slot: int) -> int:
         """Return how many requests *slot* is working on."""
@@ -80,6 +81,7 @@ class Activation:
             and web.status == "running"
             and web.labels["gantry.slot"] == str(live.slot)
             and self.proxy.slot(release) == live.slot
+            and timers.in_place(release, self.store.root / "live")
             and probe(release, live.slot)[0]
         )
 

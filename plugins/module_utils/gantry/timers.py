@@ -69,27 +69,38 @@ def check_schedule(schedule: str) -> None:
         raise StoreError(f"schedule {schedule!r}: {done.stderr.strip()}; see `man systemd.time`, section CALENDAR EVENTS")
 
 
-def apply(release: Release, live_file: Path, units: Path = UNITS) -> bool:
-    """Make the timers those of *release*; return whether anything changed.
+def wanted(release: Release, live_file: Path) -> dict[str, str]:
+    """Return the text of all units of a release's tasks, by file name."""
+    units: dict[str, str] = {}
+    for task in release.spec.scheduled_tasks:
+        units |= render(release.app, live_file, task)
+    return units
+
+
+def in_place(release: Release, live_file: Path, folder: Path = UNITS) -> bool:
+    """Whether the host has the timers of *release* and no others of its application."""
+    there = {path.name: path.read_text() for path in folder.glob(f"{unit_name(release.app, '*')}.*")}
+    return there == wanted(release, live_file)
+
+
+def apply(release: Release, live_file: Path, folder: Path = UNITS) -> None:
+    """Make the host's timers those of *release*.
 
     :raises StoreError: when systemd refuses a unit.
     """
-    wanted: dict[str, str] = {}
-    for task in release.spec.scheduled_tasks:
-        wanted |= render(release.app, live_file, task)
-    stale = [path for path in units.glob(f"{unit_name(release.app, '*')}.*") if path.name not in wanted]
+    units = wanted(release, live_file)
+    stale = [path for path in folder.glob(f"{unit_name(release.app, '*')}.*") if path.name not in units]
     for path in stale:
         if path.suffix == ".timer":
             _systemctl("disable", "--now", path.name)
         path.unlink()
-    changed = [name for name, text in wanted.items() if write(units / name, text)]
+    changed = [name for name, text in units.items() if write(folder / name, text)]
     if stale or changed:
         _systemctl("daemon-reload")
     for name in changed:
         if name.endswith(".timer"):
             _systemctl("enable", name)
             _systemctl("restart", name)
-    return bool(stale or changed)
 
 
 def _systemctl(*arguments: str) -> None:
