@@ -124,7 +124,7 @@ def make(names: Iterable[str] = ENVIRONMENTS, project: Path = PROJECT) -> None:
         for environment, text in opened:
             present = _parse(environment, text)
             new = {name: _token(kind.length) for name, kind in PASSWORDS.items() if name not in present}
-            if not CA_NAMES <= present.keys():
+            if CA_NAMES - present.keys():
                 new |= _certificate_authority(environment.name)
             if not environment.password.exists():
                 _write(environment.password, _token(64) + "\n", 0o600)
@@ -284,7 +284,7 @@ def _publish(environment: Environment) -> None:
     for name in fingerprints.too_short(values):
         print(f"{name} has no fingerprint, which would give it away: use {fingerprints.SHORTEST} characters or more")
     text = yaml.safe_dump(fingerprints.make(values, _salt(environment)))
-    heading = "# Salted fingerprints of this environment's secrets, by ./gantry secrets: no other environment may share one.\n"
+    heading = "# Salted fingerprints of this environment's secrets, by ./gantry secrets; no other one may share any.\n"
     _update(environment, environment.fingerprints, f"---\n{heading}{text}")
 
 
@@ -301,7 +301,7 @@ def _certificate_authority(name: str) -> dict[str, str]:
     """Return a new private key and self-signed certificate of an environment's authority, as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Gantry {name} CA")])
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     usage = dict.fromkeys(
         ["digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"], False
     )
@@ -362,9 +362,9 @@ def _write(file: Path, text: str, mode: int) -> None:
             stream.write(text)
             stream.flush()
             os.fsync(descriptor)
-        os.replace(temporary, file)
+        Path(temporary).replace(file)
     except BaseException:
-        os.unlink(temporary)
+        Path(temporary).unlink()
         raise
 
 

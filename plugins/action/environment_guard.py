@@ -22,7 +22,7 @@ from ansible.vars.manager import VariableManager
 # Ansible finds the project's module_utils for modules only, not for plugins on the controller.
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
 
-from ansible.module_utils.gantry import fingerprints  # noqa: E402
+from ansible.module_utils.gantry import fingerprints
 
 display = Display()
 VAULT_NAME = re.compile(r"\bvault_\w+")
@@ -126,7 +126,9 @@ class ActionModule(ActionBase):
             compared.append(other.name)
             for name, value in own.items():
                 if value is UNDEFINED and theirs[name] is UNDEFINED:
-                    display.warning(f"{name} is defined in neither {inventory.name} nor {other.name}, nothing to compare")
+                    display.warning(
+                        f"{name} is defined in neither {inventory.name} nor {other.name}, nothing to compare"
+                    )
                 if theirs[name] is UNKNOWN:
                     display.warning(f"{name} of {other.name} cannot be worked out here, so it is not compared")
             where = f"edit it in {inventory}/group_vars or {other}/group_vars"

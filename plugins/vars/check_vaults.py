@@ -64,6 +64,6 @@ def _advice(file: Path) -> str:
     if vault_id is None:
         return f"{file} cannot be opened: a value in it is encrypted with a password that this run does not have"
     return (
-        f"{file} cannot be opened: the password in .vault/{vault_id} is missing or is not the one it was encrypted with. "
+        f"{file} cannot be opened: the password in .vault/{vault_id} is missing or not the one it was encrypted with. "
         f"Put the right one there; for a new environment ./gantry secrets makes both."
     )

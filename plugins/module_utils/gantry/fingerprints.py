@@ -42,7 +42,7 @@ def digests(secrets: Mapping[str, str], salt: str) -> dict[str, str]:
     :param salt: hexadecimal digits.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashlib.scrypt lets go of the interpreter lock
-        return dict(zip(secrets, pool.map(lambda value: digest(value, salt), secrets.values())))
+        return dict(zip(secrets, pool.map(lambda value: digest(value, salt), secrets.values()), strict=True))
 
 
 def verify(value: str, fingerprint: str, salt: str) -> bool:
