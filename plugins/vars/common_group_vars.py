@@ -33,6 +33,8 @@ from ansible.plugins.vars import BaseVarsPlugin
 from ansible.utils.vars import combine_vars
 
 PROJECT = Path(__file__).resolve().parents[2]
+# Ansible asks again for the folder of the play, and lets that answer override the inventory's variables.
+BESIDE_PLAYS = (PROJECT, PROJECT / "playbooks")
 
 
 class VarsModule(BaseVarsPlugin):
@@ -47,13 +49,15 @@ class VarsModule(BaseVarsPlugin):
         """Return the variables of the groups among *entities*.
 
         :param loader: Ansible's ``DataLoader``; it decrypts vault files.
-        :param path: the inventory source or playbook folder that Ansible is looking at; not used, the layer has one place.
+        :param path: the inventory source or playbook folder that Ansible is looking at.
         :param entities: hosts and groups; hosts have no common layer.
         :param cache: whether values read earlier in this run may be used.
         :returns: a dictionary of variables.
         :raises AnsibleParserError: when a file is not valid YAML or cannot be decrypted.
         """
         super().get_vars(loader, path, entities)
+        if Path(path).resolve() in BESIDE_PLAYS:
+            return {}
         values: dict = {}
         for entity in entities if isinstance(entities, list) else [entities]:
             if isinstance(entity, Group):
