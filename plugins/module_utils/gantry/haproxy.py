@@ -20,12 +20,21 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 ROUTES_MAP = "/etc/haproxy/gantry/routes.map"
 RUNTIME_SOCKET = "/run/haproxy/admin.sock"
 MAINTENANCE = "maintenance"
 SERVER = "app"
 MAP_HEADER = "Which backend serves a route: NAME.0, NAME.1 (its two slots) or maintenance. Written by Gantry."
+
+# How a route is given to a module.
+ROUTE_OPTIONS = {
+    "name": {"type": "str", "required": True},
+    "domains": {"type": "list", "elements": "str", "required": True},
+    "prefix": {"type": "str", "required": True},
+    "ports": {"type": "list", "elements": "int", "required": True},
+}
 
 # HAProxy takes a command and its payload only if both fit its buffer of 16 KiB; half of it leaves room for the command.
 _PAYLOAD_BYTES = 8 * 1024
@@ -82,6 +91,57 @@ def slot_of(backend: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def route_problems(routes: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return what is wrong with routes, a phrase each; empty when they can be configured.
+
+    :param routes: dictionaries with ``name``, ``domains``, ``prefix`` and ``ports``.
+
+    >>> route_problems([{"name": "shop", "domains": ["shop.example.org"], "prefix": "/api/", "ports": [8000, 8000]}])
+    ["route shop: prefix '/api/' must start and not end with a slash", 'route shop: two different ports are needed']
+    """
+    problems = []
+    owners: dict[str, str] = {}
+    used_ports: dict[int, str] = {}
+    names: set[str] = set()
+    for route in routes:
+        name = route["name"]
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", name) or name in (MAINTENANCE, "unknown"):
+            problems.append(f"route {name}: a name has lowercase letters, digits and inner hyphens, and is not reserved")
+        if name in names:
+            problems.append(f"route {name}: the name is there twice")
+        names.add(name)
+        prefix = route["prefix"]
+        if prefix and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", prefix):
+            problems.append(f"route {name}: prefix '{prefix}' must start and not end with a slash")
+        if not route["domains"]:
+            problems.append(f"route {name}: a domain is needed")
+        for domain in route["domains"]:
+            if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]", domain):
+                problems.append(f"route {name}: '{domain}' is not a host name or address (IPv6 in brackets, no port)")
+            key = route_key(domain, prefix)
+            if key in owners:
+                problems.append(f"route {name}: {key} belongs to route {owners[key]} already")
+            owners[key] = name
+        if len(route["ports"]) != 2 or len(set(route["ports"])) != 2:
+            problems.append(f"route {name}: two different ports are needed")
+        for port in route["ports"]:
+            if used_ports.setdefault(port, name) != name:
+                problems.append(f"route {name}: port {port} belongs to route {used_ports[port]} already")
+    return problems
+
+
+def taken_keys(routes: Iterable[Mapping[str, Any]], entries: Mapping[str, str]) -> dict[str, str]:
+    """Return the map's entries that have a key of *routes* and the backend of another route."""
+    taken = {}
+    for route in routes:
+        for domain in route["domains"]:
+            key = route_key(domain, route["prefix"])
+            backend = entries.get(key, MAINTENANCE)
+            if slot_of(backend) is not None and backend.rpartition(".")[0] != route["name"]:
+                taken[key] = backend
+    return taken
+
+
 def parse_map(text: str) -> dict[str, str]:
     """Return the entries of a map file, in its order.
 
@@ -96,6 +156,14 @@ def parse_map(text: str) -> dict[str, str]:
             raise HaproxyError(f"map file, line {number}: 'KEY BACKEND' expected, found '{line}'; correct or remove it")
         entries[fields[0]] = fields[1]
     return entries
+
+
+def read_map(path: str) -> dict[str, str]:
+    """Return the entries of the map file at *path*; none when there is no file.
+
+    :raises HaproxyError: when it cannot be read, or a line is not ``KEY BACKEND``.
+    """
+    return parse_map(_read(path) or "")
 
 
 def render_map(entries: Mapping[str, str], header: str = MAP_HEADER) -> str:
