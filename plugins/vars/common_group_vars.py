@@ -2,8 +2,8 @@
 """Load the project's root ``group_vars/`` as the layer below the inventory's own.
 
 Ansible looks for ``group_vars/`` beside the inventory and beside the playbook. With plays in ``playbooks/``, the common
-layer at the project's root is found by neither, and one beside the plays would override the environment's values instead
-of being overridden by them (measured on ansible-core 2.19).
+layer at the project's root is found by neither, and one beside the plays would override the environment's values
+instead of being overridden by them (measured on ansible-core 2.19).
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ DOCUMENTATION = """
     name: common_group_vars
     short_description: The common layer of variables, from group_vars/ at the project's root
     description:
-      - Loads C(group_vars/all), C(group_vars/GROUP) and their files for each group, from the folder that holds C(ansible.cfg).
+      - Loads C(group_vars/all), C(group_vars/GROUP) and their files for each group, beside C(ansible.cfg).
       - Enable it before C(host_group_vars), so that the environment's values win over the common ones.
+      - It answers for an inventory in a folder C(inventories) only. Ansible asks for the folder of the play too, later,
+        and then the common values would win over the environment's.
     options:
       stage:
         description: When the variables are loaded.
@@ -33,8 +35,6 @@ from ansible.plugins.vars import BaseVarsPlugin
 from ansible.utils.vars import combine_vars
 
 PROJECT = Path(__file__).resolve().parents[2]
-# Ansible asks again for the folder of the play, and lets that answer override the inventory's variables.
-BESIDE_PLAYS = (PROJECT, PROJECT / "playbooks")
 
 
 class VarsModule(BaseVarsPlugin):
@@ -56,7 +56,7 @@ class VarsModule(BaseVarsPlugin):
         :raises AnsibleParserError: when a file is not valid YAML or cannot be decrypted.
         """
         super().get_vars(loader, path, entities)
-        if Path(path).resolve() in BESIDE_PLAYS:
+        if Path(path).resolve().parent.name != "inventories":
             return {}
         values: dict = {}
         for entity in entities if isinstance(entities, list) else [entities]:
@@ -68,6 +68,7 @@ class VarsModule(BaseVarsPlugin):
         if not cache or name not in self._cache:
             values: dict = {}
             for file in loader.find_vars_files(str(PROJECT / "group_vars"), name):
-                values = combine_vars(values, loader.load_from_file(file, cache="all", unsafe=False, trusted_as_template=True) or {})
+                content = loader.load_from_file(file, cache="all", unsafe=False, trusted_as_template=True)
+                values = combine_vars(values, content or {})
             self._cache[name] = values
         return self._cache[name]
