@@ -1,0 +1,1 @@
+"""dblood, a small blood-donation API: the application that Gantry's playbooks release."""

@@ -1,0 +1,1 @@
+"""Settings by layer: ``common``, ``production`` (from common) and ``staging`` (from production)."""
