@@ -15,7 +15,8 @@ class TemporaryProject:
     def __init__(self, root: Path) -> None:
         self.root = root
         shutil.copy(PROJECT / "ansible.cfg", root)
-        shutil.copytree(PROJECT / "plugins", root / "plugins", ignore=shutil.ignore_patterns("__pycache__"))
+        compiled = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(PROJECT / "plugins", root / "plugins", ignore=compiled, dirs_exist_ok=True)
 
     def without_secrets(self) -> None:
         """Give the environments a vault password and no vault; Ansible starts only when one password is there."""
