@@ -67,8 +67,8 @@ seconds:
   returned: when changed
   type: dict
   sample: {start: 0.4, check: 1.2, switch: 0.01, drain: 0.1, retire: 0.5}
-log:
-  description: The last log lines of the container that failed.
+step:
+  description: The step that failed; the message ends with the container's last log lines.
   returned: failure
   type: str
 """
@@ -136,7 +136,6 @@ def main() -> None:
         tail = f"\nLast log lines of the container:\n{error.log}" if error.log else ""
         module.fail_json(
             msg=f"{params['app']}: release {target.id} did not go live (step {error.step}): {error}{tail}",
-            log=error.log,
             step=error.step,
         )
     module.exit_json(changed=True, seconds=activation.seconds, **result, diff=difference(previous, target))

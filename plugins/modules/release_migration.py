@@ -101,7 +101,6 @@ def main() -> None:
         module.fail_json(
             msg=f"{params['app']}: the migration of release {params['release']} failed: {error}; what serves was not touched"
             f"\nLast log lines of the container:\n{error.log}",
-            log=error.log,
         )
     module.exit_json(changed=True, output=output)
 

@@ -19,6 +19,7 @@ from ansible.module_utils.gantry.releases import Release
 from ansible.module_utils.gantry.store import Store
 
 LOG_LINES = 20
+LOG_COLUMNS = 500
 WEB = "web"
 
 
@@ -136,7 +137,8 @@ class Engine:
 
     def log(self, container: Any) -> str:
         """Return the container's last log lines."""
-        return container.logs(tail=LOG_LINES).decode(errors="replace").strip()
+        lines = container.logs(tail=LOG_LINES).decode(errors="replace").strip().splitlines()
+        return "\n".join(line if len(line) <= LOG_COLUMNS else f"{line[:LOG_COLUMNS]} …" for line in lines)
 
     def wait_healthy(self, container: Any, record: Release, slot: int, timeout: float) -> float:
         """Wait until the application answers its health check; return how many seconds that took.
@@ -154,7 +156,8 @@ class Engine:
             healthy, answer = probe(record, slot)
             if healthy:
                 return time.monotonic() - begin
-            time.sleep(0.1)  # the pause between two questions of a bounded wait
+            # The pause between two questions of a bounded wait: short while an answer may come any moment.
+            time.sleep(0.1 if time.monotonic() - begin < 5 else 0.5)
         raise EngineError(
             f"GET {record.spec.health_path} answered {answer} for {timeout:.0f} s instead of 200", self.log(container)
         )
