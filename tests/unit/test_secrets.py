@@ -1,6 +1,8 @@
 """`./gantry secrets`: what it makes, what it keeps, and what it refuses."""
 
 import datetime
+import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -15,10 +17,26 @@ NAMES = {*secrets.PASSWORDS, *secrets.CA_NAMES}
 
 
 @pytest.fixture
-def project(tmp_path):
+def empty(tmp_path):
+    """A project whose environments have no secrets yet."""
     for environment in secrets.ENVIRONMENTS:
         (tmp_path / "inventories" / environment).mkdir(parents=True)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("made")
+    for environment in secrets.ENVIRONMENTS:
+        (root / "inventories" / environment).mkdir(parents=True)
+    secrets.make(project=root)
+    return root
+
+
+@pytest.fixture
+def project(made, tmp_path):
+    """A project of which all secrets have been made."""
+    return Path(shutil.copytree(made, tmp_path / "project"))
 
 
 def vault_of(project, environment="staging"):
@@ -41,7 +59,6 @@ def snapshot(project):
 
 
 def test_a_first_run_makes_everything(project):
-    secrets.make(project=project)
     for environment in secrets.ENVIRONMENTS:
         assert vault_of(project, environment).read_text().startswith(f"$ANSIBLE_VAULT;1.2;AES256;{environment}\n")
         assert secrets.read(environment, project).keys() == NAMES
@@ -51,27 +68,25 @@ def test_a_first_run_makes_everything(project):
 
 
 def test_only_the_owner_reads_a_secret(project):
-    secrets.make(project=project)
     assert (project / ".vault").stat().st_mode & 0o777 == 0o700
     files = [project / ".vault" / "staging", vault_of(project)]
     assert [file.stat().st_mode & 0o777 for file in files] == [0o600, 0o600]
 
 
-def test_nothing_secret_is_printed_or_left_in_clear(project, capsys):
-    secrets.make(project=project)
-    values = [*secrets.read("staging", project).values(), *secrets.read("production", project).values()]
-    secrets.rotate("staging", project=project)
-    values += secrets.read("staging", project).values()
+def test_nothing_secret_is_printed_or_left_in_clear(empty, capsys):
+    secrets.make(project=empty)
+    values = [*secrets.read("staging", empty).values(), *secrets.read("production", empty).values()]
+    secrets.rotate("staging", project=empty)
+    values += secrets.read("staging", empty).values()
     public = [value for value in values if "BEGIN CERTIFICATE" in value]
     printed = capsys.readouterr().out
     assert "made .vault/staging" in printed
     assert [value for value in values if value in printed] == []
-    on_disk = b"".join(content for content, _time in snapshot(project).values())
+    on_disk = b"".join(content for content, _time in snapshot(empty).values())
     assert [value for value in values if value.encode() in on_disk and value not in public] == []
 
 
 def test_a_second_run_changes_nothing(project, capsys):
-    secrets.make(project=project)
     before = snapshot(project)
     capsys.readouterr()
     secrets.make(project=project)
@@ -79,7 +94,6 @@ def test_a_second_run_changes_nothing(project, capsys):
 
 
 def test_the_authority_is_one(project):
-    secrets.make(["staging"], project)
     values = secrets.read("staging", project)
     certificate = x509.load_pem_x509_certificate(values["vault_ca_certificate"].encode())
     key = serialization.load_pem_private_key(values["vault_ca_private_key"].encode(), None)
@@ -95,7 +109,6 @@ def test_the_authority_is_one(project):
 
 
 def test_a_missing_secret_is_added_and_the_rest_stays(project):
-    secrets.make(["staging"], project)
     rewrite(project, "---\n# By hand.\nvault_mine: keep-this-as-it-is\nvault_app_secret_key: keep-this-as-well\n")
     secrets.make(["staging"], project)
     text = vaults(project).decrypt(vault_of(project).read_bytes()).decode()
@@ -120,7 +133,6 @@ def test_a_missing_secret_is_added_and_the_rest_stays(project):
     ],
 )
 def test_a_vault_that_cannot_be_opened_stops_before_anything_is_touched(project, spoil, message):
-    secrets.make(["staging"], project)
     spoil(project)
     before = snapshot(project)
     for command in (
@@ -135,7 +147,6 @@ def test_a_vault_that_cannot_be_opened_stops_before_anything_is_touched(project,
 
 
 def test_rotation_keeps_what_would_lose_data_or_trust(project, capsys):
-    secrets.make(["staging"], project)
     before = secrets.read("staging", project)
     secrets.rotate("staging", project=project)
     after = secrets.read("staging", project)
@@ -149,7 +160,6 @@ def test_rotation_keeps_what_would_lose_data_or_trust(project, capsys):
 
 
 def test_the_authority_is_rotated_when_named(project):
-    secrets.make(["staging"], project)
     before = secrets.read("staging", project)
     secrets.rotate("staging", ["vault_ca_certificate"], project)
     after = secrets.read("staging", project)
@@ -165,7 +175,6 @@ def test_the_authority_is_rotated_when_named(project):
     ],
 )
 def test_rotation_refuses(project, name, message):
-    secrets.make(["staging"], project)
     before = snapshot(project)
     with pytest.raises(secrets.SecretsError, match=message):
         secrets.rotate("staging", [name, "vault_app_secret_key"], project)
@@ -173,7 +182,6 @@ def test_rotation_refuses(project, name, message):
 
 
 def test_fingerprints_follow_an_edit_and_cover_other_vaults(project):
-    secrets.make(["staging"], project)
     host = project / "inventories/staging/host_vars/one/vault.yml"
     host.parent.mkdir(parents=True)
     rewrite(project, "vault_users: [{password: of-the-first-user}]", host)
@@ -185,7 +193,6 @@ def test_fingerprints_follow_an_edit_and_cover_other_vaults(project):
 
 
 def test_a_short_secret_gets_no_fingerprint(project, capsys):
-    secrets.make(["staging"], project)
     rewrite(project, "vault_pin: 'abc123'\n")
     secrets.make(["staging"], project)
     recorded = yaml.safe_load((project / "inventories/staging/fingerprints.yml").read_text())
@@ -194,7 +201,6 @@ def test_a_short_secret_gets_no_fingerprint(project, capsys):
 
 
 def test_environments_share_a_salt_and_no_fingerprint(project):
-    secrets.make(project=project)
     mine, theirs = (
         yaml.safe_load((project / "inventories" / name / "fingerprints.yml").read_text())
         for name in secrets.ENVIRONMENTS
