@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from lab import clean, demo, hosts, services
+from lab import checks, clean, demo, hosts, services
 from lab.engine import LabError
 
 
@@ -21,6 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     image = commands.add_parser("image", help="make an image")
     image.add_argument("name", choices=demo.IMAGES)
     commands.add_parser("demo", help="from nothing to the application on both environments")
+    commands.add_parser("check", help="run lint and unit tests")
+    commands.add_parser("test", help="run everything that CI runs")
     commands.add_parser("clean", help="remove everything that this clone made on the engine and in its folder")
     options = parser.parse_args(arguments)
     try:
@@ -38,7 +40,11 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == "image":
             demo.IMAGES[options.name]()
         elif options.command == "demo":
-            return demo.run()
+            demo.run()
+        elif options.command == "check":
+            checks.run(checks.check_plan())
+        elif options.command == "test":
+            checks.run(checks.test_plan())
         elif options.command == "clean":
             clean.run()
     except LabError as error:

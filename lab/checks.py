@@ -1,0 +1,50 @@
+"""What `./gantry check` and `./gantry test` run."""
+
+import os
+import subprocess
+import sys
+import time
+
+from lab import steps
+from lab.engine import ROOT
+from lab.steps import Step
+
+PYTHON = (sys.executable, "-m")
+
+
+def check_plan() -> dict[str, Step]:
+    """Return lint and unit tests as steps, the longest first; they need no Docker Engine."""
+    scripts = subprocess.run(
+        ["git", "ls-files", "*.sh", "gantry", ".ci/run"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    return {
+        "secrets": Step((*PYTHON, "lab.secrets")),  # ansible-lint loads the inventories' vaults
+        "ansible-lint": Step(("ansible-lint", "--offline", "--profile", "production"), ("secrets",)),
+        "unit-tests": Step((*PYTHON, "pytest", "--doctest-modules", "tests/unit", "lab"), ("secrets",)),
+        "app-tests": Step((*PYTHON, "pytest", "--config-file", "app/pytest.ini", "app")),
+        "mypy": Step((*PYTHON, "mypy")),
+        "yamllint": Step((*PYTHON, "yamllint", "--strict", ".")),
+        "ruff": Step((*PYTHON, "ruff", "check", ".")),
+        "ruff-format": Step((*PYTHON, "ruff", "format", "--check", ".")),
+        "shellcheck": Step(("shellcheck", *scripts)),
+    }
+
+
+def test_plan() -> dict[str, Step]:
+    """Return everything that CI runs as steps: checks, roles on test hosts, the playbooks on the demo's lab."""
+    plan = check_plan()
+    plan["molecule"] = Step(("molecule", "test", "--all"), tuple(plan))
+    plan["lab"] = Step((*PYTHON, "lab", "up", "--demo"), ("molecule",))
+    plan["push"] = Step((*PYTHON, "lab", "push"), ("lab",))
+    plan["end-to-end"] = Step((*PYTHON, "pytest", "tests/e2e"), ("push",))
+    return plan
+
+
+def run(plan: dict[str, Step]) -> None:
+    """Run the steps of a plan, as many at once as there are processors, and print how long each took.
+
+    :raises LabError: when one fails.
+    """
+    begin = time.monotonic()
+    took = steps.run(plan, at_once=max(2, os.cpu_count() or 1))
+    print(f"\n{steps.table(took, time.monotonic() - begin)}")
