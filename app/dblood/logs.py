@@ -55,7 +55,7 @@ def configuration(level: str = "") -> dict:
             "django": {"handlers": [], "level": level, "propagate": True},
             # Refusals are in the request log already.
             "django.request": {"handlers": [], "level": "ERROR", "propagate": True},
-            # Strangers' scans fill the log with tracebacks otherwise; the request log has the refusal and the host name.
+            # Strangers' scans would fill the log with tracebacks; the request log has the refusal and the host name.
             "django.security.DisallowedHost": {"handlers": [], "level": "CRITICAL", "propagate": True},
             "gunicorn.error": {"handlers": [], "level": level, "propagate": True},
         },

@@ -45,7 +45,7 @@ def invalid(form: BaseForm) -> ApiError:
     return ApiError(400, "invalid values", fields={field: list(errors) for field, errors in form.errors.items()})
 
 
-# The API knows no cookies, so a forged request of a browser brings nothing along that CSRF tokens would have to protect.
+# The API knows no cookies, so a browser's forged request brings nothing along that CSRF tokens would protect.
 @method_decorator(csrf_exempt, name="dispatch")
 class ApiView(View):
     """A view that answers in JSON, its refusals included."""

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 from django.utils import timezone
-
 from donations.models import Donation, Donor
 
 APP = Path(__file__).resolve().parents[1]

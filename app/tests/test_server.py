@@ -6,8 +6,10 @@ import json
 import re
 import signal
 import socket
+import subprocess
+import sys
 
-from conftest import PATIENCE, wait_for
+from conftest import APP, PATIENCE, environment, wait_for
 
 
 def test_every_address_carries_the_prefix(server) -> None:
@@ -69,7 +71,8 @@ def test_requests_are_logged_as_json_without_what_a_log_must_not_hold(server) ->
     assert (record["method"], record["path"], record["status"]) == ("GET", "/api/stock", 200)
     assert 0 <= record["duration_ms"] < PATIENCE * 1000
     text = server.log.read_text()
-    assert "s3cr3t" not in text and "k3y-f0r-t3sts" not in text
+    assert "s3cr3t" not in text
+    assert "k3y-f0r-t3sts" not in text
 
 
 def test_a_request_id_that_is_none_is_replaced(server) -> None:
@@ -117,13 +120,8 @@ def test_a_request_in_flight_finishes_after_sigterm(serve) -> None:
     assert any(record.get("status") == 201 for record in server.records())
 
 
-def test_the_server_refuses_to_start_unsafe(serve) -> None:
+def test_the_server_refuses_to_start_unsafe() -> None:
     # The same refusal as manage.py's, where a container shows it: in the log, before anything listens.
-    import subprocess
-    import sys
-
-    from conftest import APP, environment
-
     result = subprocess.run(
         [sys.executable, "-m", "gunicorn", "dblood.wsgi"],
         cwd=APP,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from django.core.management import call_command
-
 from donations.models import BloodGroup
 
 pytestmark = pytest.mark.django_db
@@ -21,7 +20,7 @@ def test_before_the_first_refresh_the_stock_is_unknown(client) -> None:
 
 def test_without_donations_every_group_is_at_zero(client) -> None:
     call_command("refresh_stock")
-    assert stock(client) == {group: (0, 0) for group in BloodGroup.values}
+    assert stock(client) == dict.fromkeys(BloodGroup.values, (0, 0))
 
 
 def test_it_counts_what_has_not_expired(client, make_donation) -> None:

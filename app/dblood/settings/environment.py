@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
@@ -104,7 +105,7 @@ def url_prefix(name: str) -> str:
     return value
 
 
-def database(name: str, default: str) -> dict:
+def database(name: str, default: str) -> dict[str, Any]:
     """Return the setting *name*, a database URL, as an entry of Django's ``DATABASES``.
 
     The messages never repeat the URL: it may hold a password.
@@ -118,9 +119,10 @@ def database(name: str, default: str) -> dict:
     url = text(name, default).strip()
     try:
         # An unquoted special character in a password is what usually breaks the URL.
-        settings = dict(dj_database_url.parse(url, conn_max_age=60, conn_health_checks=True)) if url else {}
+        parsed = dj_database_url.parse(url, conn_max_age=60, conn_health_checks=True) if url else {}
     except ValueError:
         raise ImproperlyConfigured(f"{name}: malformed; {form}, special characters percent-encoded") from None
+    settings: dict[str, Any] = dict(parsed)
     if settings.get("ENGINE") not in ENGINES or not settings.get("NAME"):
         raise ImproperlyConfigured(f"{name}: malformed or of an unknown kind; {form}")
     options = settings.setdefault("OPTIONS", {})
