@@ -1,7 +1,8 @@
 """How long the main jobs take, beside the shortest script that does the same; medians, side by side in one run.
 
-``./gantry bench`` runs every part, ``ONLY=deploy,rollback`` some of them, ``RUNS=3`` fewer times each. It uses staging's host
-of the lab and leaves it on the version that its variables name. The table is printed, and ``build/bench.json`` gets flat keys.
+``./gantry bench`` runs every part, ``ONLY=deploy,rollback`` some of them, ``RUNS=3`` fewer times each. It uses
+staging's host of the lab and leaves it on the version that its variables name. The table is printed, and
+``build/bench.json`` gets flat keys.
 """
 
 from __future__ import annotations
@@ -58,7 +59,11 @@ class Bench:
         tag = f"{images.APP_REPOSITORY}:{version}-{ENVIRONMENT}"
         with (ROOT / "build" / "bench.log").open("a") as log, redirected(log):
             images.build(
-                tag, ROOT / "app/dev.Dockerfile", ROOT / "app", BASE_IMAGE=images.base("trixie", "python"), VERSION=version
+                tag,
+                ROOT / "app/dev.Dockerfile",
+                ROOT / "app",
+                BASE_IMAGE=images.base("trixie", "python"),
+                VERSION=version,
             )
             docker("--config", str(ROOT / ".lab/docker"), "push", "--quiet", tag)
         docker("image", "rm", tag)
@@ -76,10 +81,12 @@ class Bench:
     def ratio(self, key: str, part: str, whole: str) -> None:
         """Keep how many times as long *part* takes as *whole*, when both were measured."""
         if f"{part}.seconds" in self.figures and f"{whole}.seconds" in self.figures:
-            self.figures[key] = round(float(self.figures[f"{part}.seconds"]) / float(self.figures[f"{whole}.seconds"]), 2)
+            self.figures[key] = round(
+                float(self.figures[f"{part}.seconds"]) / float(self.figures[f"{whole}.seconds"]), 2
+            )
 
 
-class redirected:  # noqa: N801 - reads as a statement
+class redirected:  # reads as a statement
     """Send this process's output, and that of what it starts, into a file for a while."""
 
     def __init__(self, file) -> None:
@@ -127,7 +134,14 @@ def play(playbook: str, *arguments: str) -> float:
 def ssh(bench: Bench) -> list[str]:
     """Return the command that opens one new ssh connection to staging's host."""
     host = bench.host()
-    options = ["-o", "ControlPath=none", "-o", f"UserKnownHostsFile={ROOT}/.lab/known_hosts", "-i", f"{ROOT}/.lab/id_ed25519"]
+    options = [
+        "-o",
+        "ControlPath=none",
+        "-o",
+        f"UserKnownHostsFile={ROOT}/.lab/known_hosts",
+        "-i",
+        f"{ROOT}/.lab/id_ed25519",
+    ]
     return ["ssh", *options, f"{host['ansible_user']}@{host['ansible_host']}"]
 
 
@@ -185,7 +199,13 @@ def bench_rollback(bench: Bench) -> None:
     bench.measure("rollback", once)
 
 
-PARTS = {"ssh": bench_ssh, "nochange": bench_nochange, "floor": bench_floor, "deploy": bench_deploy, "rollback": bench_rollback}
+PARTS = {
+    "ssh": bench_ssh,
+    "nochange": bench_nochange,
+    "floor": bench_floor,
+    "deploy": bench_deploy,
+    "rollback": bench_rollback,
+}
 
 
 def main() -> int:

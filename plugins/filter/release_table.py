@@ -52,7 +52,9 @@ def release_table(hosts: Iterable[Mapping[str, Any]], environment: str) -> str:
     """Return a table with a line a host, columns as wide as their widest entry."""
     rows = [COLUMNS] + [row(str(host["inventory_hostname"]), environment, host["__app_status"]) for host in hosts]
     widths = [max(len(line[column]) for line in rows) for column in range(len(COLUMNS))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in rows
+    )
 
 
 class FilterModule:

@@ -8,8 +8,8 @@ DOCUMENTATION = r"""
 module: live_release
 short_description: Put a release live, or go back to one
 description:
-  - Starts the release beside the one that serves, waits until it is healthy, moves the proxy in one step, waits until the old
-    release has answered its requests, and stops it. The old release stays on the host for going back.
+  - Starts the release beside the one that serves, waits until it is healthy, moves the proxy in one step, waits until
+    the old release has answered its requests, and stops it. The old release stays on the host for going back.
   - When a step fails, users keep what they had, and what was started is removed.
 options:
   app:
@@ -75,7 +75,7 @@ step:
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.gantry.releases import Live, Release, describe, rollback_target
-from ansible.module_utils.gantry.store import Store, StoreError
+from ansible.module_utils.gantry.store import Store
 
 try:
     from ansible.module_utils.gantry.activation import FAILURES, Activation, ActivationError, Proxy, Timeouts

@@ -8,8 +8,8 @@ DOCUMENTATION = r"""
 module: registry_image
 short_description: Resolve an image's tag to its digest
 description:
-  - Asks the registry from the host itself, with Python's standard library, so that it works before anything is installed
-    and proves that the host reaches the registry.
+  - Asks the registry from the host itself, with Python's standard library, so that it works before anything is
+    installed and proves that the host reaches the registry.
   - Changes nothing.
 options:
   image:
@@ -70,7 +70,9 @@ def main() -> None:
     )
     params = module.params
     if not TAG.fullmatch(params["tag"]):
-        module.fail_json(msg=f"{params['tag']!r} cannot be a tag; letters, digits, '_', '.' and '-' make one (-e app_version=…)")
+        module.fail_json(
+            msg=f"{params['tag']!r} cannot be a tag; letters, digits, '_', '.' and '-' make one (-e app_version=…)"
+        )
     host, repository = parse_repository(params["image"])
     registry = Registry(host, params["username"], params["password"], params["ca_certificate"], params["timeout"])
     try:

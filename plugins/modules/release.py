@@ -8,8 +8,8 @@ DOCUMENTATION = r"""
 module: release
 short_description: Keep a release ready on the host
 description:
-  - Pulls the image by its digest and records it together with the environment, secrets, limits, routes and scheduled tasks
-    that it runs with.
+  - Pulls the image by its digest and records it together with the environment, secrets, limits, routes and scheduled
+    tasks that it runs with.
   - When the release that is live is made of the same, that one is returned and nothing changes.
   - Nothing that serves is touched; see M(live_release) for that.
 options:
@@ -223,10 +223,14 @@ def spec_of(params: dict) -> Spec:
     if not DIGEST.fullmatch(params["digest"]):
         raise ValueError(f"digest {params['digest']!r} is not sha256:… with 64 hexadecimal digits")
     if len(set(params["slots"])) != 2:
-        raise ValueError(f"slots {params['slots']}: two different ports are needed, the old and the new release run side by side")
+        raise ValueError(
+            f"slots {params['slots']}: two different ports are needed, the old and the new release run side by side"
+        )
     names = [task["name"] for task in params["scheduled_tasks"]]
     if len(set(names)) != len(names) or not all(NAME.fullmatch(name) for name in names):
-        raise ValueError(f"scheduled_tasks {names}: each needs a name of its own of lower-case letters, digits, '-' and '_'")
+        raise ValueError(
+            f"scheduled_tasks {names}: each needs a name of its own of lower-case letters, digits, '-' and '_'"
+        )
     return Spec(
         route_keys=[haproxy.route_key(domain, params["prefix"]) for domain in params["domains"]],
         health_host=params["domains"][0],
@@ -292,7 +296,9 @@ def difference(record: Release | None) -> str:
     """Return what ``--diff`` shows of a release."""
     if record is None:
         return ""
-    return "".join(f"{name}: {value}\n" for name, value in describe(record).items() if name in ("version", "image", "digest"))
+    return "".join(
+        f"{name}: {value}\n" for name, value in describe(record).items() if name in ("version", "image", "digest")
+    )
 
 
 if __name__ == "__main__":

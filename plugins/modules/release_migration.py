@@ -8,8 +8,8 @@ DOCUMENTATION = r"""
 module: release_migration
 short_description: Bring the application's data to the state that a release needs
 description:
-  - Runs the application's own migration command in a container of the release, with its environment and secrets, and removes
-    the container.
+  - Runs the application's own migration command in a container of the release, with its environment and secrets, and
+    removes the container.
   - A failure ends the run; what serves was not touched.
 options:
   app:
@@ -99,7 +99,8 @@ def main() -> None:
         module.fail_json(msg=str(error))
     except EngineError as error:
         module.fail_json(
-            msg=f"{params['app']}: the migration of release {params['release']} failed: {error}; what serves was not touched"
+            msg=f"{params['app']}: the migration of release {params['release']} failed: {error}; "
+            "what serves was not touched"
             f"\nLast log lines of the container:\n{error.log}",
         )
     module.exit_json(changed=True, output=output)

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,7 +80,15 @@ class Environment:
     def releases(self) -> dict:
         """Return what ``release_info`` tells, read on the host itself."""
         done = ansible(
-            "ansible", self.host, "-i", f"inventories/{self.name}", "-b", "-m", "release_info", "-a", f"app=dblood-{self.name}"
+            "ansible",
+            self.host,
+            "-i",
+            f"inventories/{self.name}",
+            "-b",
+            "-m",
+            "release_info",
+            "-a",
+            f"app=dblood-{self.name}",
         )
         assert done.code == 0, done.output
         text = done.output.partition("=>")[2]
@@ -95,7 +102,11 @@ def run(*command: str, check: bool = True, **options) -> subprocess.CompletedPro
 
 def ansible(program: str, *arguments: str) -> Run:
     """Run one of Ansible's programs; its output is shown when a test fails."""
-    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}
+    environment = os.environ | {
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "ANSIBLE_FORCE_COLOR": "0",
+        "ANSIBLE_NOCOLOR": "1",
+    }
     done = subprocess.run(
         [BIN / program, *arguments],
         cwd=PROJECT,
@@ -126,7 +137,7 @@ def environment(name: str) -> Environment:
 
 
 @pytest.fixture(scope="session")
-def environments() -> Iterator[dict[str, Environment]]:
+def environments() -> dict[str, Environment]:
     """Both environments on hosts that were made just now, with a registry that has the application's images."""
     run(sys.executable, "-m", "lab.secrets")
     found = {name: environment(name) for name in ("staging", "production")}
@@ -134,7 +145,7 @@ def environments() -> Iterator[dict[str, Environment]]:
     lab("down", *hosts)
     lab("up", *SERVERS, *hosts)
     lab("push")
-    yield found
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The main job, in the order of a first day: provision, deploy, deploy again, a new version, going back, and what goes wrong.
+"""The main job in the order of a first day: provision, deploy, a new version, going back, and what goes wrong.
 
 The tests build on each other, as the days of an environment do.
 """
@@ -228,7 +228,9 @@ def test_a_wrong_vault_password_is_an_error(staging, tmp_path):
     # Ansible tries every password it is given; so take the right one away as well.
     assert done.code != 0 or done.changed == 0
     environment = {"ANSIBLE_VAULT_IDENTITY_LIST": f"staging@{wrong}", "PATH": f"{BIN}:/usr/bin:/bin", "HOME": "/root"}
-    only_wrong = run(str(BIN / "ansible-playbook"), "deploy.yml", "-i", "inventories/staging", check=False, env=environment)
+    only_wrong = run(
+        str(BIN / "ansible-playbook"), "deploy.yml", "-i", "inventories/staging", check=False, env=environment
+    )
     assert only_wrong.returncode != 0
     assert "vault.yml" in only_wrong.stdout + only_wrong.stderr
 
@@ -238,7 +240,9 @@ def test_scheduled_task_runs_in_the_live_release(staging):
     staging.on_host("systemctl", "start", "gantry-dblood-staging-task-refresh-stock.service")
     answer = json.loads(staging.get("stock").body)
     assert "refreshed_at" in json.dumps(answer)
-    log = staging.on_host("journalctl", "-u", "gantry-dblood-staging-task-refresh-stock", "--since", f"@{int(begin)}", "-o", "cat")
+    log = staging.on_host(
+        "journalctl", "-u", "gantry-dblood-staging-task-refresh-stock", "--since", f"@{int(begin)}", "-o", "cat"
+    )
     assert "stock" in log.lower()
     timers = staging.on_host("systemctl", "list-timers", "--all", "--output", "json")
     assert "gantry-dblood-staging-task-refresh-stock.timer" in timers
@@ -263,7 +267,9 @@ def test_a_run_that_was_killed_is_healed_by_the_next(staging):
     assert staging.play("deploy.yml", "-e", "app_version=1.1.0").code == 0
     state = "/var/lib/gantry/dblood-staging/live"
     old = next(r["id"] for r in staging.releases()["previous"] if r["version"] == "1.0.0")
-    staging.on_host("sed", "-i", f"s/^RELEASE=.*/RELEASE={old}/; s/^SLOT=0/SLOT=x/; s/^SLOT=1/SLOT=0/; s/^SLOT=x/SLOT=1/", state)
+    staging.on_host(
+        "sed", "-i", f"s/^RELEASE=.*/RELEASE={old}/; s/^SLOT=0/SLOT=x/; s/^SLOT=1/SLOT=0/; s/^SLOT=x/SLOT=1/", state
+    )
     done = staging.play("deploy.yml", "-e", "app_version=1.1.0")
     assert done.code == 0
     assert staging.get().version == "1.1.0"

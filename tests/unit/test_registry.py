@@ -40,7 +40,9 @@ def test_challenge():
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """A registry that has ``app:1.0`` for ``bob``; ``/v2/token-…`` asks for a token instead of a password."""
+    """A registry that has ``app:1.0`` for ``bob``; ``/v2/bearer/…`` asks for a token instead of a password."""
+
+    server: http.server.HTTPServer
 
     def do_HEAD(self):
         self.answer()
@@ -86,7 +88,9 @@ def server(tmp_path_factory):
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + datetime.timedelta(1))
+        x509.CertificateBuilder(
+            name, name, key.public_key(), x509.random_serial_number(), now, now + datetime.timedelta(1)
+        )
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())

@@ -63,7 +63,7 @@ def test_a_held_lock_says_by_whom_and_is_freed_with_its_process(store):
     holder.start()
     try:
         assert ready.wait(30)
-        with pytest.raises(StoreError, match="is being changed by alice since .*; wait"), store.lock("bob"):
+        with pytest.raises(StoreError, match=r"is being changed by alice since .*; wait"), store.lock("bob"):
             pass
     finally:
         holder.kill()

@@ -191,7 +191,9 @@ class Activation:
         """Bring back what served before, remove what was started, and return what to tell."""
         log = getattr(error, "log", "") or (self.engine.log(web) if web is not None else "")
         if switched is not None:
-            haproxy.switch(self.proxy.map_file, self.proxy.socket, {key: switched[key] for key in release.spec.route_keys})
+            haproxy.switch(
+                self.proxy.map_file, self.proxy.socket, {key: switched[key] for key in release.spec.route_keys}
+            )
         if old and before:
             self.store.set_live(before)
             timers.apply(old, self.store.root / "live")

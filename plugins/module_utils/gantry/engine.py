@@ -125,7 +125,9 @@ class Engine:
             container.update(restart_policy={"Name": "no"})
             container.start()
         except docker.errors.APIError as error:
-            raise EngineError(f"{container.name} does not start: {error.explanation or error}", self.log(container)) from error
+            raise EngineError(
+                f"{container.name} does not start: {error.explanation or error}", self.log(container)
+            ) from error
 
     def keep_running(self, container: Any) -> None:
         """Have the engine restart a container from now on, after a crash and after a reboot."""
@@ -152,7 +154,9 @@ class Engine:
             if container.status not in ("running", "created"):
                 code = container.attrs["State"]["ExitCode"]
                 killed = ", out of memory" if container.attrs["State"].get("OOMKilled") else ""
-                raise EngineError(f"the container exited with code {code}{killed} instead of serving", self.log(container))
+                raise EngineError(
+                    f"the container exited with code {code}{killed} instead of serving", self.log(container)
+                )
             healthy, answer = probe(record, slot)
             if healthy:
                 return time.monotonic() - begin

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPResponse
 
 # Without the complete list a registry converts a manifest to an older type, and answers with the digest of that.
 MANIFEST_TYPES = (
@@ -79,7 +80,7 @@ class Registry:
         found = answer.headers.get("Docker-Content-Digest", "")
         if not DIGEST.fullmatch(found):
             raise RegistryError(
-                f"registry {self.host} sent no usable digest for {repository}:{tag}; is {self.host} a container registry?"
+                f"registry {self.host} sent no usable digest for {repository}:{tag}; is it a container registry?"
             )
         return found
 
@@ -106,7 +107,7 @@ class Registry:
             )
         return f"registry {self.host} answered HTTP {code} for {repository}; look at the registry's log"
 
-    def _request(self, path: str, repository: str, method: str = "GET"):
+    def _request(self, path: str, repository: str, method: str = "GET") -> HTTPResponse:
         """Ask for *path*, logging in the way the registry demands.
 
         :raises urllib.error.HTTPError: for an answer of 400 or above that a login does not mend.
@@ -136,7 +137,7 @@ class Registry:
     def _basic(self) -> str:
         return "Basic " + base64.b64encode(f"{self.username}:{self.password or ''}".encode()).decode()
 
-    def _open(self, address: str, method: str, headers: dict[str, str]):
+    def _open(self, address: str, method: str, headers: dict[str, str]) -> HTTPResponse:
         url = address if address.startswith("https://") else f"https://{self.host}{address}"
         request = urllib.request.Request(url, method=method, headers=headers)  # noqa: S310 - always https, see above
         context = ssl.create_default_context()

@@ -161,8 +161,8 @@ def new_id(now: datetime, version: str, taken: Iterable[str] = ()) -> str:
 
 def fingerprint(spec: Spec, env: Mapping[str, str], secrets: Mapping[str, str]) -> str:
     """Return a digest of everything that makes a release: equal means that there is nothing to release."""
-    # The version is what people call it; the digest is what runs. A new name for the running image is a new release too,
-    # because status and rollback speak in versions.
+    # The version is what people call it; the digest is what runs. A new name for the running image is a new release
+    # too, because status and rollback speak in versions.
     text = json.dumps([asdict(spec), dict(env), dict(secrets)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -210,15 +210,16 @@ def served(records: Mapping[str, Release]) -> list[Release]:
 def prunable(records: Mapping[str, Release], live: Live, keep: int) -> list[str]:
     """Return the ids of the releases to remove.
 
-    Releases that never went live go: they are what a failed or interrupted run left, and must not push out those that one
-    can go back to. Of the others the live one, the chain of its predecessors and the newest stay, *keep* in all.
+    Releases that never went live go: they are what a failed or interrupted run left, and must not push out those that
+    one can go back to. Of the others the live one, the chain of its predecessors and the newest stay, *keep* in all.
     """
     stays = [live.release]
     while len(stays) < keep:
         record = records.get(stays[-1])
-        if record is None or record.predecessor not in records or record.predecessor in stays:
+        before = record.predecessor if record else None
+        if before is None or before not in records or before in stays:
             break
-        stays.append(record.predecessor)
+        stays.append(before)
     for record in served(records):
         if len(stays) >= keep:
             break

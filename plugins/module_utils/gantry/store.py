@@ -78,7 +78,9 @@ class Store:
             except BlockingIOError as error:
                 file.seek(0)
                 holder = file.read().strip() or "somebody"
-                raise StoreError(f"{self.app} is being changed by {holder}; wait until that run ends, then run again") from error
+                raise StoreError(
+                    f"{self.app} is being changed by {holder}; wait until that run ends, then run again"
+                ) from error
             file.truncate(0)
             file.write(f"{who} since {timestamp(datetime.now(UTC))}")
             file.flush()
@@ -165,9 +167,11 @@ class Store:
             lines.append(f"d {self.secrets_folder(record.id)} 0755 root root")
             for name in self.secret_names(record.id):
                 source = self.folder(record.id) / "secrets" / name
-                lines.append(f"C {self.secrets_folder(record.id) / name} 0400 {record.spec.uid} {record.spec.uid} - {source}")
+                lines.append(
+                    f"C {self.secrets_folder(record.id) / name} 0400 {record.spec.uid} {record.spec.uid} - {source}"
+                )
         write(self.tmpfiles, "\n".join(lines) + "\n")
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             ["/usr/bin/systemd-tmpfiles", "--create", str(self.tmpfiles)], capture_output=True, text=True, check=False
         )
         if done.returncode != 0:

@@ -1,7 +1,7 @@
 """Scheduled tasks of the live release as systemd timers.
 
-Each task has a stopped container in every release; its unit starts the one of the release that ``live`` names. So a switch
-moves the tasks with the web container, a task never overlaps with itself, and its output is in the journal.
+Each task has a stopped container in every release; its unit starts the one of the release that ``live`` names. So a
+switch moves the tasks with the web container, a task never overlaps with itself, and its output is in the journal.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def check_schedule(schedule: str) -> None:
     """
     done = _run("systemd-analyze", "calendar", schedule)
     if done.returncode != 0:
-        raise StoreError(f"schedule {schedule!r}: {done.stderr.strip()}; see `man systemd.time`, section CALENDAR EVENTS")
+        raise StoreError(
+            f"schedule {schedule!r}: {done.stderr.strip()}; see `man systemd.time`, section CALENDAR EVENTS"
+        )
 
 
 def wanted(release: Release, live_file: Path) -> dict[str, str]:
@@ -110,4 +112,4 @@ def _systemctl(*arguments: str) -> None:
 
 
 def _run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([f"/usr/bin/{program}", *arguments], capture_output=True, text=True, check=False)  # noqa: S603
+    return subprocess.run([f"/usr/bin/{program}", *arguments], capture_output=True, text=True, check=False)
