@@ -42,6 +42,8 @@ PROBE_SECONDS = 60
 LOCK_POLL_SECONDS = 5
 # A lone page copy step must not hide the deadline from us; SQLite waits this long for a writer. Seconds.
 BUSY_SECONDS = 0.1
+# Of every program that we start: nothing of ours is inherited.
+ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
 MANIFEST = "manifest.json"
 STAGE = "gantry-stage"
 SIDE_FILES = ("-wal", "-shm", "-journal")
@@ -261,7 +263,6 @@ def run(command: list[str], seconds: float, stdout: Any = subprocess.PIPE) -> su
     :param stdout: where the output goes; the default collects it.
     :raises subprocess.TimeoutExpired: with what the command had written; it has been stopped.
     """
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
     process = subprocess.Popen(  # the kernel ends it when we are killed, so that none works on without a time-out
         ["setpriv", "--pdeathsig", "KILL", *command],
         stdin=subprocess.DEVNULL,
@@ -269,7 +270,7 @@ def run(command: list[str], seconds: float, stdout: Any = subprocess.PIPE) -> su
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        env=environment,
+        env=ENVIRONMENT,
     )
     try:
         output, errors = process.communicate(timeout=seconds)
@@ -343,9 +344,9 @@ class Restic:
                 result = run([*self._command, *arguments], seconds, stdout)
             except subprocess.TimeoutExpired as expired:
                 said = self._last(str(expired.stderr or ""))
-                reason = classify(1, said)
-                reason = reason if reason == "unreachable" else "timeout"
-                advice = ADVICE["unreachable"] if reason == "unreachable" or limit else "see backup_timeout"
+                # A small question without an answer, or retry after retry: nobody is there.
+                reason = "unreachable" if limit or classify(1, said) == "unreachable" else "timeout"
+                advice = ADVICE.get(reason, "see backup_timeout")
                 raise BackupError(
                     f"restic {arguments[0]}: not finished after {seconds:.0f} s: {advice} [{said}]", reason
                 ) from None
