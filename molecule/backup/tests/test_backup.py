@@ -18,7 +18,7 @@ WORK = "/var/lib/gantry/demo/backup"
 
 # Each transaction adds one row to both tables: a copy of half a transaction shows.
 WRITER = f"""
-import pathlib, sqlite3
+import pathlib, sqlite3, time
 database = sqlite3.connect("{DATA}/db.sqlite3", timeout=60, isolation_level=None)
 database.execute("PRAGMA journal_mode=WAL")
 database.execute("PRAGMA synchronous=OFF")
@@ -30,6 +30,7 @@ while True:
     if number % 500 == 0:
         pathlib.Path(f"{DATA}/media/{{number}}.bin").write_bytes(bytes(1000))
     number += 1
+    time.sleep(0.001)
 """
 COUNT = f"""
 import sqlite3
