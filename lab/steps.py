@@ -117,11 +117,17 @@ def _log(name: str) -> Path:
 
 
 def _start(name: str, step: Step) -> _Running:
-    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
+    settings = {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
     with _log(name).open("wb") as log:
         # A group of its own, so that stopping it also stops what it started.
         process = subprocess.Popen(
-            step.command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
+            step.command,
+            cwd=ROOT,
+            env=os.environ | settings,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            process_group=0,
         )
     return _Running(process)
 
