@@ -8,17 +8,18 @@ DOCUMENTATION = r"""
 module: docker_daemon
 short_description: Options of Docker Engine, applied without stopping containers
 description:
-  - Writes C(/etc/docker/daemon.json), which then holds exactly O(options), and has a running engine take it over by a reload
-    where that is enough and by a restart where it is not. With the option C(live-restore), which is switched on first,
-    containers run on across a restart.
-  - The engine checks the file before it is put in place, from version 23 on. When the engine does not come up with it, or
-    does not take it over, the file that was there is put back and applied.
+  - Writes C(/etc/docker/daemon.json), which then holds exactly O(options), and has a running engine take it over, by a
+    reload where that is enough and by a restart where it is not. With the option C(live-restore), which is switched on
+    first, containers run on across a restart.
+  - The engine checks the file before it is put in place, from version 23 on. When the engine does not come up with it,
+    or does not take it over, the file that was there is put back and applied.
   - An engine that was cut off from its last change, because a run ended in between, is healed.
-  - An installed engine is enabled and running afterwards. Where none is installed, the file is there for its first start.
+  - An installed engine is enabled and running afterwards. Where none is installed, the file waits for its first start.
   - Refuses to point an engine that has containers at another store, which would hide them all.
 options:
   options:
-    description: All options, as Docker documents them for C(daemon.json). They are shown in the difference, so no secrets.
+    description:
+      - All options, as Docker documents them for C(daemon.json). They are shown in the difference, so no secrets.
     type: dict
     required: true
   timeout:
@@ -71,7 +72,7 @@ from ansible.module_utils.gantry import docker_config
 from ansible.module_utils.gantry.store import write
 
 PATH = Path("/etc/docker/daemon.json")
-# The options that the engine has taken over; differs from PATH only while a change is under way, or after it was cut off.
+# The options that the engine has taken over. It differs from PATH while a change is under way, or after a cut-off run.
 LOADED = Path("/var/lib/gantry/docker/daemon.json")
 SOCKET = "/run/docker.sock"
 
@@ -148,9 +149,10 @@ class Engine:
         if action == "reload":
             self._reload()
             return
-        if action == "restart" and wanted.get("live-restore") and not json.loads(self.get("/info"))["LiveRestoreEnabled"]:
-            # Otherwise this very restart would stop the containers.
-            self._reload()
+        if action == "restart" and wanted.get("live-restore"):
+            if not json.loads(self.get("/info"))["LiveRestoreEnabled"]:
+                # Otherwise this very restart would stop the containers.
+                self._reload()
         # An engine that failed a few times in a row would not be started again by itself.
         self._systemctl("reset-failed")
         self._systemctl("restart" if action == "restart" else "start")
@@ -214,8 +216,8 @@ def refuse_to_hide(engine: Engine, differing: set[str]) -> None:
     hiding = sorted(differing & docker_config.STORE)
     if hiding and engine.active and (count := engine.containers()):
         raise EngineError(
-            f"{', '.join(hiding)} would hide the {count} containers of this host with their images and volumes. Nothing "
-            "was changed. Take the option back, or move the containers and volumes away first"
+            f"{', '.join(hiding)} would hide the {count} containers of this host with their images and volumes. "
+            "Nothing was changed. Take the option back, or move the containers and volumes away first"
         )
 
 
@@ -257,7 +259,8 @@ def change(module: AnsibleModule, engine: Engine, wanted: dict[str, Any]) -> dic
             engine.apply(action, wanted)
         except (EngineError, OSError) as error:
             undo(engine, before, loaded)
-            raise EngineError(f"{error}\nThe previous options are back; correct docker_daemon_options and try again") from error
+            advice = "The previous options are back; correct docker_daemon_options and try again"
+            raise EngineError(f"{error}\n{advice}") from error
     if engine.program and not engine.enabled:
         engine.enable()
     if loaded != wanted:
@@ -277,7 +280,7 @@ def undo(engine: Engine, before: str | None, loaded: dict[str, Any]) -> None:
     try:
         engine.come_back()
     except EngineError as error:
-        raise EngineError(f"the engine came up neither with the new options nor with the previous ones: {error}") from error
+        raise EngineError(f"the engine came up neither with the new options nor with the old ones: {error}") from error
     write(LOADED, docker_config.render(loaded))
 
 

@@ -9,8 +9,8 @@ module: docker_registries
 short_description: CA certificates of private registries, and root's logins there
 description:
   - Puts each CA certificate where the engine looks for it at the next request; nothing is restarted.
-  - Writes root's logins into C(/root/.docker/config.json), which only root can read. Logins and settings that are not named
-    are kept. Passwords are on no command line, in no environment, and not in the difference.
+  - Writes root's logins into C(/root/.docker/config.json), which only root can read. Logins and settings that are not
+    named are kept. Passwords are on no command line, in no environment, and not in the difference.
 options:
   registries:
     description: The registries.

@@ -23,7 +23,9 @@ def inspect(host, name, template):
 
 
 def answers(host):
-    return host.run("curl --fail --silent --max-time 5 --retry 20 --retry-delay 1 --retry-all-errors 127.0.0.1:8099/GPL-3")
+    """Ask the container; it may still be starting."""
+    patience = "--max-time 5 --retry 20 --retry-delay 1 --retry-all-errors"
+    return host.run(f"curl --fail --silent {patience} 127.0.0.1:8099/GPL-3")
 
 
 def options(host):

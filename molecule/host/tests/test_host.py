@@ -25,7 +25,7 @@ def test_no_password_opens_the_deploy_user(host):
 
 
 def test_only_the_given_keys_are_allowed(host):
-    assert host.run("sudo grep --count . /home/deploy/.ssh/authorized_keys").stdout.strip() == "1"
+    assert host.run("sudo sh -c 'grep --count . ~deploy/.ssh/authorized_keys'").stdout.strip() == "1"
 
 
 def test_sudo_accepts_all_of_its_rules(host):

@@ -13,8 +13,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# What the engine takes over from its file on SIGHUP, in Docker 20.10 and later. It documents a few more (runtimes, plugins,
-# features), of which not every version takes over every change: for those, a restart is certain.
+# What the engine takes over from its file on SIGHUP, in Docker 20.10 and later. It documents a few more (runtimes,
+# plugins, features), of which not every version takes over every change: for those, a restart is certain.
 RELOADABLE = frozenset(
     {
         "debug",
@@ -72,7 +72,8 @@ def changed_options(before: Mapping[str, Any], after: Mapping[str, Any]) -> set[
     >>> sorted(changed_options({"debug": True, "bip": "a", "mtu": 1}, {"debug": False, "mtu": 1, "ipv6": True}))
     ['bip', 'debug', 'ipv6']
     """
-    return {name for name in {*before, *after} if before.get(name) != after.get(name) or (name in before) != (name in after)}
+    absent = object()
+    return {name for name in {*before, *after} if before.get(name, absent) != after.get(name, absent)}
 
 
 def needed_action(loaded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
