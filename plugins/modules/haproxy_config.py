@@ -8,8 +8,8 @@ DOCUMENTATION = r"""
 module: haproxy_config
 short_description: Files of HAProxy's configuration, validated, put in place and applied together
 description:
-  - Assembles the configuration as it would be in a staging folder, lets HAProxy check it, and only then puts the files in
-    place and has HAProxy load them. A configuration that is refused changes nothing.
+  - Assembles the configuration as it would be in a staging folder, lets HAProxy check it, and only then puts the files
+    in place and has HAProxy load them. A configuration that is refused changes nothing.
   - When HAProxy does not load what passed its check, such as a port that something else holds, the files are put back.
   - Files of the folder that are not named are left alone.
   - Makes Debian's unit use the folder, enables the unit and starts it.
@@ -273,12 +273,10 @@ def main() -> None:
                     configuration.put_back()
                     # The process that serves kept the old configuration in a reload; a restart needs it started.
                     again = load(unit, runtime, verb, timeout)
-                    restored = f"and HAProxy does not come back with them: {again}" if again else "HAProxy runs with them"
+                    restored = f"but HAProxy does not load them: {again}" if again else "HAProxy runs with them"
                     if not again:
                         os.unlink(pending)
-                    module.fail_json(
-                        msg=f"{problem}. The files are as they were before, {restored}. It logged:\n{log}"
-                    )
+                    module.fail_json(msg=f"{problem}. The files are as they were before, {restored}. It logged:\n{log}")
                 os.unlink(pending)
         module.exit_json(**result)
     except (haproxy.HaproxyError, OSError) as error:

@@ -9,7 +9,8 @@ module: haproxy_map
 short_description: Routes in HAProxy's map
 description:
   - Makes the keys of routes exist or not exist in the map file and in the running HAProxy.
-  - A key that exists keeps its backend, so a run never changes what serves; releases do that.
+  - A key that exists keeps its backend, so a run never changes what serves; releases do that. A domain that is new to a
+    route gets what serves the route's other domains, and a domain that a route gave up is removed.
   - A running HAProxy whose map differs from the file is given the file's entries.
 options:
   path:
@@ -102,21 +103,19 @@ def main() -> None:
     path, routes, default = module.params["path"], module.params["routes"], module.params["default"]
     if problems := haproxy.route_problems(routes):
         module.fail_json(msg=f"reverse proxy routes: {'; '.join(problems)}. Correct the environment's variables.")
-    keys = [haproxy.route_key(domain, route["prefix"]) for route in routes for domain in route["domains"]]
-    present = {key: default for key in keys} if module.params["state"] == "present" else {}
+
+    def change(entries: dict[str, str]) -> dict[str, str]:
+        if module.params["state"] == "absent":
+            return haproxy.without_routes(entries, routes)
+        return haproxy.with_routes(entries, routes, default)
+
     try:
         if taken := haproxy.taken_keys(routes, haproxy.read_map(path)):
             owners = "; ".join(f"{key} is served by {backend}" for key, backend in taken.items())
             module.fail_json(msg=f"another route of this host has the same address: {owners}. Give one another prefix.")
         if not module.check_mode:
             os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        before, after, changed = haproxy.ensure(
-            path,
-            module.params["socket"],
-            present=present,
-            absent=[] if present else keys,
-            check=module.check_mode,
-        )
+        before, after, changed = haproxy.ensure(path, module.params["socket"], change, check=module.check_mode)
     except (haproxy.HaproxyError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(

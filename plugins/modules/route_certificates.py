@@ -8,9 +8,10 @@ DOCUMENTATION = r"""
 module: route_certificates
 short_description: Requests for the certificates that routes need
 description:
-  - Looks at the certificate of each route and says which are missing, end soon, name other domains, belong to another key
-    or were signed by another CA.
-  - For those it makes the route's private key, where there is none, and a signing request. The key never leaves the host.
+  - Looks at the certificate of each route and says which are missing, end soon, name other domains, belong to another
+    key or were signed by another CA.
+  - For those it makes the route's private key, where there is none, and a signing request. The key never leaves the
+    host.
 options:
   path:
     description: The configuration folder; certificates are in C(certs/NAME.pem), private keys in C(keys/NAME.key).
@@ -90,7 +91,7 @@ try:
     from cryptography import x509
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+    from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 
     IMPORT_ERROR = None
 except ImportError:
@@ -112,23 +113,17 @@ def public_bytes(key) -> bytes:
 
 def is_signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
     """Whether the key of *authority* signed *certificate*."""
-    key = authority.public_key()
+    key, algorithm = authority.public_key(), certificate.signature_hash_algorithm
+    signature, signed = certificate.signature, certificate.tbs_certificate_bytes
     try:
-        if isinstance(key, rsa.RSAPublicKey):
-            key.verify(
-                certificate.signature,
-                certificate.tbs_certificate_bytes,
-                padding.PKCS1v15(),
-                certificate.signature_hash_algorithm,
-            )
-        elif isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(
-                certificate.signature,
-                certificate.tbs_certificate_bytes,
-                ec.ECDSA(certificate.signature_hash_algorithm),
-            )
+        if isinstance(key, rsa.RSAPublicKey) and algorithm:
+            key.verify(signature, signed, padding.PKCS1v15(), algorithm)
+        elif isinstance(key, ec.EllipticCurvePublicKey) and algorithm:
+            key.verify(signature, signed, ec.ECDSA(algorithm))
+        elif isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
+            key.verify(signature, signed)
         else:
-            key.verify(certificate.signature, certificate.tbs_certificate_bytes)
+            return False
     except InvalidSignature:
         return False
     return certificate.issuer == authority.subject

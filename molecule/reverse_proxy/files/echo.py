@@ -35,7 +35,7 @@ class Echo(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_POST = answer  # noqa: N815
+    do_GET = do_POST = answer
 
     def log_message(self, *_arguments):
         """Keep the journal for what matters."""

@@ -106,7 +106,7 @@ def route_problems(routes: Iterable[Mapping[str, Any]]) -> list[str]:
     for route in routes:
         name = route["name"]
         if not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", name) or name in (MAINTENANCE, "unknown"):
-            problems.append(f"route {name}: a name has lowercase letters, digits and inner hyphens, and is not reserved")
+            problems.append(f"route {name}: a name has lowercase letters, digits and inner hyphens, not reserved")
         if name in names:
             problems.append(f"route {name}: the name is there twice")
         names.add(name)
@@ -140,6 +140,46 @@ def taken_keys(routes: Iterable[Mapping[str, Any]], entries: Mapping[str, str]) 
             if slot_of(backend) is not None and backend.rpartition(".")[0] != route["name"]:
                 taken[key] = backend
     return taken
+
+
+def with_routes(
+    entries: Mapping[str, str], routes: Iterable[Mapping[str, Any]], default: str = MAINTENANCE
+) -> dict[str, str]:
+    """Return the map's entries with every key of *routes*, whatever serves them now left as it is.
+
+    A domain that is new to a route gets what serves its other domains, and one that the route gave up goes.
+
+    >>> route = {"name": "shop", "domains": ["a.test", "b.test"], "prefix": ""}
+    >>> with_routes({"a.test/": "shop.1", "old.test/": "shop.1", "c.test/": "other.0"}, [route])
+    {'a.test/': 'shop.1', 'c.test/': 'other.0', 'b.test/': 'shop.1'}
+    """
+    after = dict(entries)
+    for route in routes:
+        keys = [route_key(domain, route["prefix"]) for domain in route["domains"]]
+        own = {key: backend for key, backend in after.items() if backend in _backends(route)}
+        serving = set(own.values())
+        for key in own.keys() - set(keys):
+            del after[key]
+        for key in keys:
+            after.setdefault(key, serving.copy().pop() if len(serving) == 1 else default)
+    return after
+
+
+def without_routes(entries: Mapping[str, str], routes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the map's entries without the keys of *routes*, and without any key that their backends serve.
+
+    >>> route = {"name": "shop", "domains": ["a.test"], "prefix": ""}
+    >>> without_routes({"a.test/": "maintenance", "old.test/": "shop.1", "c.test/": "other.0"}, [route])
+    {'c.test/': 'other.0'}
+    """
+    routes = list(routes)
+    keys = {route_key(domain, route["prefix"]) for route in routes for domain in route["domains"]}
+    backends = {backend for route in routes for backend in _backends(route)}
+    return {key: backend for key, backend in entries.items() if key not in keys and backend not in backends}
+
+
+def _backends(route: Mapping[str, Any]) -> set[str]:
+    return {backend_name(route["name"], slot) for slot in (0, 1)}
 
 
 def parse_map(text: str) -> dict[str, str]:
@@ -330,28 +370,21 @@ def switch(map_file: str, runtime_socket: str, changes: Mapping[str, str], timeo
 def ensure(
     map_file: str,
     runtime_socket: str,
+    change: Callable[[dict[str, str]], dict[str, str]],
     *,
-    present: Mapping[str, str] | None = None,
-    absent: Iterable[str] = (),
     check: bool = False,
     timeout: float = 5.0,
 ) -> tuple[dict[str, str], dict[str, str], bool]:
-    """Make keys exist, whatever their value, or not exist; and the running process use what the file says.
+    """Change the map file by *change*, and make the running process use what the file then says.
 
     A stopped HAProxy, or one whose configuration does not use the map yet, is no error: it reads the file later.
 
-    :param present: default backend by key, for keys that are not there yet.
-    :param absent: keys to remove.
+    :param change: gives the entries that are to be from those that are, such as :func:`with_routes`.
     :param check: only find out what would change.
     :param timeout: seconds for a single command, and for the lock.
     :returns: the file's entries before and after, and whether anything changed in the file or the process.
     :raises HaproxyError: when the running process could not be told; the file is then as it was.
     """
-    removed = set(absent)
-
-    def change(entries: dict[str, str]) -> dict[str, str]:
-        return {key: value for key, value in (dict(present or {}) | entries).items() if key not in removed}
-
     return _update(map_file, Runtime(runtime_socket, timeout), change, needs_process=False, check=check)
 
 
@@ -366,7 +399,7 @@ def locked(map_file: str, timeout: float = 5.0) -> Iterator[None]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise HaproxyError(f"{path}: cannot be opened ({error.strerror}); provision the host, and run as root") from error
+        raise HaproxyError(f"{path}: cannot be opened ({error.strerror}); provision the host, run as root") from error
     try:
         deadline = time.monotonic() + timeout
         while True:
