@@ -818,14 +818,19 @@ def restore_in_place(settings: Settings, wanted: str) -> Json:
             say("checked: every database is whole")
             with stopped(settings, deadline) as names:
                 exchange(items, aside)
-        state = read_state(Path(settings.state_file))
-        replaced = str(aside) if aside.exists() else None
-        state["last_restore"] = {"at": now(), "snapshot": snapshot["id"][:8], "replaced": replaced}
-        write_state(Path(settings.state_file), {"version": 1, "name": settings.name} | state)
-        say(f"restored: {', '.join(str(item.live) for item in items)}")
-        if replaced:
-            say(f"kept: what was replaced is in {replaced}; when it is no longer needed: rm -r {replaced}")
+                replaced = str(aside) if aside.exists() else None
+                record_restore(settings, snapshot, replaced)
+                say(f"restored: {', '.join(str(item.live) for item in items)}")
+                if replaced:
+                    say(f"kept: what was replaced is in {replaced}; when it is no longer needed: rm -r {replaced}")
     return {"snapshot": snapshot["id"][:8], "replaced": replaced, "containers": names}
+
+
+def record_restore(settings: Settings, snapshot: Json, replaced: str | None) -> None:
+    """Write into the state file what was restored, and where the replaced data is."""
+    file = Path(settings.state_file)
+    restore = {"at": now(), "snapshot": snapshot["id"][:8], "replaced": replaced}
+    write_state(file, {"version": 1, "name": settings.name} | read_state(file) | {"last_restore": restore})
 
 
 def require_movable(settings: Settings, items: list[Item]) -> None:
