@@ -12,9 +12,8 @@ def connection(host):
 
 
 def test_the_deploy_user_logs_in_with_the_key_and_becomes_root(connection):
-    key = connection["ansible_ssh_private_key_file"]
-    command = f"ssh {connection['ansible_ssh_common_args']} -o BatchMode=yes -i {key}"
-    login = f"{command} deploy@{connection['ansible_host']} sudo -n id -u"
+    options = f"{connection['ansible_ssh_common_args']} -o BatchMode=yes"
+    login = f"ssh {options} deploy@{connection['ansible_host']} sudo -n id -u"
     # A shell, because the connection's arguments name a variable of the environment.
     ran = subprocess.run(login, shell=True, capture_output=True, text=True, timeout=30, check=False)  # noqa: S602
     assert ran.stdout.strip() == "0", ran.stderr
