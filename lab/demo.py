@@ -11,18 +11,26 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from lab import images, steps
 from lab.engine import ROOT, LabError
 from lab.steps import BIN, Step
 
 ENVIRONMENTS = ("staging", "production")
+
+
+def _build_app(environment: str) -> None:
+    for tag in images.app(environment):
+        print(f"built {tag}", flush=True)
+
+
 IMAGES: dict[str, Callable[[], object]] = {
     "base": lambda: (images.base("trixie"), images.base("trixie", "python")),
     "host": lambda: images.host("trixie"),
     "registry": images.registry,
     "backup": images.backup,
-    "app": lambda: list(images.app()),
+    **{f"app-{environment}": partial(_build_app, environment) for environment in ENVIRONMENTS},
 }
 
 
@@ -33,13 +41,14 @@ def plan() -> dict[str, Step]:
     order = {
         "base-image": Step((*image, "base")),
         "venv": Step((str(ROOT / "gantry"), "venv")),
-        "app-images": Step((*image, "app"), ("base-image",)),
+        "app-image-production": Step((*image, "app-production"), ("base-image",)),
+        "app-image-staging": Step((*image, "app-staging"), ("base-image",)),
         "host-image": Step((*image, "host"), ("base-image",)),
         "registry-image": Step((*image, "registry"), ("base-image",)),
         "backup-image": Step((*image, "backup"), ("base-image",)),
         "secrets": Step((python, "-m", "lab.secrets"), ("venv",)),
         "lab": Step((python, "-m", "lab", "up", "--demo"), ("host-image", "registry-image", "backup-image", "secrets")),
-        "push": Step((python, "-m", "lab", "push"), ("app-images", "lab")),
+        "push": Step((python, "-m", "lab", "push"), ("app-image-production", "app-image-staging", "lab")),
     }
     for environment in ENVIRONMENTS:
         deploy = (str(BIN / "ansible-playbook"), "deploy.yml", "-i", f"inventories/{environment}")

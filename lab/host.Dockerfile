@@ -8,12 +8,12 @@ RUN rm -f /usr/sbin/policy-rc.d /etc/apt/apt.conf.d/docker-* \
     && echo 'APT::Keep-Downloaded-Packages "true";' >/etc/apt/apt.conf.d/00lab \
     && apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-        ca-certificates dbus iproute2 openssh-server python3 sudo systemd systemd-sysv \
+        ca-certificates dbus iproute2 openssh-server python3 python3-apt sudo systemd systemd-sysv \
     && apt-get clean
 
 # What the roles install is not installed, only at hand, so that the first provisioning need not wait for a mirror.
-RUN packages="cron curl docker.io haproxy iptables nftables openssl python3-apt python3-cryptography python3-docker \
-        restic sqlite3 unattended-upgrades" \
+RUN packages="apparmor cron curl docker.io haproxy iptables nftables openssl python3-cryptography python3-docker \
+        restic sqlite3 tzdata unattended-upgrades" \
     && if apt-cache show docker-cli >/dev/null 2>&1; then packages="$packages docker-cli"; fi \
     && apt-get install -y --no-install-recommends --download-only $packages
 

@@ -17,6 +17,7 @@ from lab.engine import LABEL, OURS, ROOT, STATE, LabError, docker, inspect, labe
 SUITES = ("trixie", "bookworm")
 VERSIONS = ("1.0.0", "1.1.0")
 APP_REPOSITORY = "127.0.77.10:5000/dblood"
+KINDS = {"production": ("Dockerfile", ""), "staging": ("dev.Dockerfile", "-staging")}  # and the end of the tag
 PUBLIC = {
     "base:trixie": "debian:trixie-slim",
     "base:bookworm": "debian:bookworm-slim",
@@ -119,14 +120,14 @@ def backup() -> str:
     return _ours("gantry/backup:trixie", "trixie", ROOT / "lab/backup.Dockerfile")
 
 
-def app() -> Iterator[str]:
-    """Build the application in both kinds and all versions; yield each image's name once it is there."""
+def app(environment: str) -> Iterator[str]:
+    """Build the application as an environment runs it, in all versions; yield each image's name once it is there."""
     image = base("trixie", "python")
-    for dockerfile, suffix in (("Dockerfile", ""), ("dev.Dockerfile", "-staging")):
-        for version in VERSIONS:
-            tag = f"{APP_REPOSITORY}:{version}{suffix}"
-            build(tag, ROOT / "app" / dockerfile, ROOT / "app", BASE_IMAGE=image, VERSION=version)
-            yield tag
+    dockerfile, suffix = KINDS[environment]
+    for version in VERSIONS:
+        tag = f"{APP_REPOSITORY}:{version}{suffix}"
+        build(tag, ROOT / "app" / dockerfile, ROOT / "app", BASE_IMAGE=image, VERSION=version)
+        yield tag
 
 
 def _ours(name: str, suite: str, dockerfile: Path) -> str:

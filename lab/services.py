@@ -64,9 +64,10 @@ def push() -> None:
     """Push the application's images to the lab's registry."""
     address = images.APP_REPOSITORY.partition("/")[0]
     environment = credentials.log_in(address)
-    for tag in images.app():
-        print(f"pushing {tag}", flush=True)
-        docker("push", "--quiet", tag, environment=environment)
+    for kind in images.KINDS:
+        for tag in images.app(kind):
+            print(f"pushing {tag}", flush=True)
+            docker("push", "--quiet", tag, environment=environment)
 
 
 def _accounts(service_name: str, container: str) -> str:
