@@ -14,8 +14,6 @@ import time
 import pytest
 from conftest import BIN, PROJECT, ansible, run
 
-pytestmark = pytest.mark.e2e
-
 
 class Load:
     """Ask for a page again and again until told to stop, on connections that stay open."""
