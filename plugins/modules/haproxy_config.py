@@ -41,6 +41,12 @@ options:
     description: Seconds within which HAProxy must have loaded the configuration.
     type: int
     default: 20
+  settle:
+    description:
+      - Seconds that the process replaced by a reload is waited for. On idle connections it still takes a request each,
+        and routes it as before, until the configuration's C(timeout http-keep-alive) is over.
+    type: int
+    default: 11
 attributes:
   check_mode:
     support: full
@@ -209,21 +215,30 @@ def wanted_texts(module: AnsibleModule) -> dict[str, str | None]:
     return texts
 
 
+def running_pid(runtime: haproxy.Runtime) -> int:
+    """Return the process that answers, or 0."""
+    try:
+        return runtime.pid()
+    except haproxy.HaproxyError:
+        return 0
+
+
+def wait_for_end(pid: int, timeout: float) -> None:
+    """Wait until a process is gone, or so long that it takes no new request any more."""
+    deadline = time.monotonic() + timeout
+    while pid and os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 def load(unit: Unit, runtime: haproxy.Runtime, verb: str, timeout: float) -> str:
     """Reload or restart, and wait until a new process answers; return what went wrong, or an empty text."""
     deadline = time.monotonic() + timeout
-    try:
-        before = runtime.pid()
-    except haproxy.HaproxyError:
-        before = 0
+    before = running_pid(runtime)
     if problem := unit.run(verb):
         return problem
     while time.monotonic() < deadline:
-        try:
-            if runtime.pid() != before:
-                return ""
-        except haproxy.HaproxyError:
-            pass
+        if running_pid(runtime) not in (0, before):
+            return ""
         time.sleep(0.05)
     return f"no new HAProxy process answers after {timeout:g} s"
 
@@ -238,6 +253,7 @@ def main() -> None:
             "files": {"type": "dict", "required": True},
             "certificates": {"type": "dict", "default": {}},
             "timeout": {"type": "int", "default": 20},
+            "settle": {"type": "int", "default": 11},
         },
         supports_check_mode=True,
     )
@@ -265,6 +281,7 @@ def main() -> None:
         if not unit.enabled and (problem := unit.run("enable")):
             module.fail_json(msg=problem)
         if action != "none":
+            replaced = running_pid(runtime)
             with haproxy.locked(module.params["map"], timeout):
                 haproxy.write_atomically(pending, "")
                 configuration.put_in_place()
@@ -278,6 +295,8 @@ def main() -> None:
                         os.unlink(pending)
                     module.fail_json(msg=f"{problem}. The files are as they were before, {restored}. It logged:\n{log}")
                 os.unlink(pending)
+            # A release that follows would otherwise stop an application that the replaced process still sends users to.
+            wait_for_end(replaced, module.params["settle"])
         module.exit_json(**result)
     except (haproxy.HaproxyError, OSError) as error:
         module.fail_json(msg=str(error))
