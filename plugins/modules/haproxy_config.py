@@ -147,7 +147,10 @@ class Configuration:
                     file = os.path.join(staging, name)
                     put(file, (read(file) or "").replace(self.folder + "/", staging + "/"))
             rc, out, err = module.run_command(["haproxy", "-c", "-f", staging])
-            return (err + out).replace(staging, self.folder).strip() if rc else ""
+            if not rc:
+                return ""
+            said = (err + out).replace(staging, self.folder).strip()
+            return "\n".join(line for line in said.splitlines() if "[ALERT]" in line) or said
 
     def put_in_place(self) -> None:
         """Write the changes."""
