@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 
-from lab import steps
+from lab import demo, steps
 from lab.engine import ROOT
 from lab.steps import Step
 
@@ -34,7 +34,8 @@ def check_plan() -> dict[str, Step]:
 
 def test_plan() -> dict[str, Step]:
     """Return everything that CI runs as steps: checks, roles on test hosts, the playbooks on the demo's lab."""
-    plan = check_plan()
+    plan = check_plan() | demo.image_plan()
+    plan["image-host-bookworm"] = Step((*PYTHON, "lab", "image", "host-bookworm"), ("image-base",))
     plan["molecule"] = Step(("molecule", "test", "--all"), tuple(plan))
     plan["lab"] = Step((*PYTHON, "lab", "up", "--demo"), ("molecule",))
     plan["push"] = Step((*PYTHON, "lab", "push"), ("lab",))

@@ -28,27 +28,30 @@ def _build_app(environment: str) -> None:
 IMAGES: dict[str, Callable[[], object]] = {
     "base": lambda: (images.base("trixie"), images.base("trixie", "python")),
     "host": lambda: images.host("trixie"),
+    "host-bookworm": lambda: images.host("bookworm"),
     "registry": images.registry,
     "backup": images.backup,
     **{f"app-{environment}": partial(_build_app, environment) for environment in ENVIRONMENTS},
 }
 
 
+def image_plan() -> dict[str, Step]:
+    """Return the steps that make the images of the demo."""
+    image = (sys.executable, "-m", "lab", "image")
+    order = {"image-base": Step((*image, "base"))}
+    for name in ("app-production", "app-staging", "host", "registry", "backup"):
+        order[f"image-{name}"] = Step((*image, name), ("image-base",))
+    return order
+
+
 def plan() -> dict[str, Step]:
     """Return the steps of the demo by name."""
-    image = (sys.executable, "-m", "lab", "image")
     python = str(BIN / "python")
-    order = {
-        "base-image": Step((*image, "base")),
+    order = image_plan() | {
         "venv": Step((str(ROOT / "gantry"), "venv")),
-        "app-image-production": Step((*image, "app-production"), ("base-image",)),
-        "app-image-staging": Step((*image, "app-staging"), ("base-image",)),
-        "host-image": Step((*image, "host"), ("base-image",)),
-        "registry-image": Step((*image, "registry"), ("base-image",)),
-        "backup-image": Step((*image, "backup"), ("base-image",)),
         "secrets": Step((python, "-m", "lab.secrets"), ("venv",)),
-        "lab": Step((python, "-m", "lab", "up", "--demo"), ("host-image", "registry-image", "backup-image", "secrets")),
-        "push": Step((python, "-m", "lab", "push"), ("app-image-production", "app-image-staging", "lab")),
+        "lab": Step((python, "-m", "lab", "up", "--demo"), ("image-host", "image-registry", "image-backup", "secrets")),
+        "push": Step((python, "-m", "lab", "push"), ("image-app-production", "image-app-staging", "lab")),
     }
     for environment in ENVIRONMENTS:
         deploy = (str(BIN / "ansible-playbook"), "deploy.yml", "-i", f"inventories/{environment}")
