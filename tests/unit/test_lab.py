@@ -55,6 +55,7 @@ def test_every_step_of_the_demo_can_start_some_time():
     while more := steps.ready(plan, done, done):
         done.update(more)
     assert done == plan.keys()
+    assert {step.command[-1] for step in demo.image_plan().values()} < demo.IMAGES.keys()
 
 
 def test_hosts_are_privileged_only_where_nothing_less_works():
