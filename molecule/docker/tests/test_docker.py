@@ -15,6 +15,16 @@ for name in bin lib lib64; do ln -s usr/$name $folder/$name; done
 tar -C $folder -c . | sudo docker import - {IMAGE}
 """
 RUN = f"sudo docker run --detach --volume /usr:/usr:ro --env LC_ALL=C {{options}} {IMAGE} {{command}}"
+# With the host's Python, which is there before any other program is.
+ASK = """
+import time, urllib.request
+while True:
+    try:
+        print(urllib.request.urlopen("http://127.0.0.1:8099/GPL-3", timeout=5).read().decode())
+        break
+    except OSError:
+        time.sleep(0.2)
+"""
 SERVE = "python3 -m http.server --directory /usr/share/common-licenses 8000"
 
 
@@ -23,9 +33,8 @@ def inspect(host, name, template):
 
 
 def answers(host):
-    """Ask the container; it may still be starting."""
-    patience = "--max-time 5 --retry 20 --retry-delay 1 --retry-all-errors"
-    return host.run(f"curl --fail --silent {patience} 127.0.0.1:8099/GPL-3")
+    """Ask the container; its server may still be starting."""
+    return host.run(f"timeout 20 python3 -c '{ASK}'")
 
 
 def options(host):
@@ -68,7 +77,7 @@ def test_the_engine_starts_at_boot(host):
 
 def test_a_published_port_answers_on_loopback_without_a_proxy_process(host, web):
     assert "GNU GENERAL PUBLIC LICENSE" in answers(host).stdout
-    assert host.run("pgrep docker-proxy").rc == 1
+    assert "docker-proxy" not in host.check_output("sudo ss --listening --tcp --processes --no-header")
 
 
 def test_logs_are_bounded(host, web):
