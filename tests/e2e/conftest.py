@@ -64,6 +64,11 @@ class Environment:
         """Run ``ansible-playbook PLAYBOOK -i inventories/ENV ARGUMENTS`` from the project's root."""
         return ansible("ansible-playbook", playbook, "-i", f"inventories/{self.name}", *arguments)
 
+    def release(self, version: str | None = None, *arguments: str) -> Run:
+        """Deploy without provisioning again: on these hosts nothing but the release is to change."""
+        chosen = [] if version is None else ["-e", f"app_version={version}"]
+        return self.play("deploy.yml", "--tags", "deploy", *chosen, *arguments)
+
     def get(self, path: str = "") -> Answer:
         """Ask the application through the proxy, over https, trusting the environment's CA."""
         context = ssl.create_default_context(cafile=PROJECT / ".vault" / f"{self.name}-ca.crt")
