@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # The floor under a deploy: what any tool has to do, and nothing else. Read by `sudo bash -s` at the end of one ssh connection.
 # Arguments: image with digest, container to start, its port, container to stop (or -), instance, host name for the check.
 set -eu

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import yaml
 
 PROJECT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -96,8 +97,7 @@ class Environment:
             f"app=dblood-{self.name}",
         )
         assert done.code == 0, done.output
-        text = done.output.partition("=>")[2]
-        return json.loads(text)
+        return yaml.safe_load(done.output.partition("=>")[2])
 
 
 def run(*command: str, check: bool = True, **options) -> subprocess.CompletedProcess[str]:
