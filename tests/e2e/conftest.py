@@ -141,13 +141,19 @@ def environment(name: str) -> Environment:
     return Environment(name, host, address, f"https://{address}{variables['app_url_prefix']}/")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add an option for working on a single test."""
+    parser.addoption("--keep-hosts", action="store_true", help="take the environments' hosts as they are")
+
+
 @pytest.fixture(scope="session")
-def environments() -> dict[str, Environment]:
+def environments(pytestconfig: pytest.Config) -> dict[str, Environment]:
     """Both environments on hosts that were made just now, with a registry that has the application's images."""
     run(sys.executable, "-m", "lab.secrets")
     found = {name: environment(name) for name in ("staging", "production")}
     hosts = [one.host for one in found.values()]
-    lab("down", *hosts)
+    if not pytestconfig.getoption("keep_hosts"):
+        lab("down", *hosts)
     lab("up", *SERVERS, *hosts)
     lab("push")
     return found
