@@ -32,6 +32,11 @@ class Run:
     output: str
 
     @property
+    def words(self) -> str:
+        """The output on one line: Ansible breaks the lines of long messages."""
+        return re.sub(r"\s+", " ", self.output)
+
+    @property
     def changed(self) -> int:
         """Tasks that changed something, over all hosts."""
         return sum(int(count) for count in re.findall(r"changed=(\d+)", self.output))

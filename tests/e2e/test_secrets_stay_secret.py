@@ -41,7 +41,7 @@ while time.monotonic() < end and not os.path.exists(sys.argv[2]):
                     found.add(f"{name} {number}: {text[:60]!r}")
     time.sleep(0.02)
 print(looked)
-print("\\n".join(sorted(found)))
+print(*sorted(found), sep="\\n", end="")
 """
 
 
