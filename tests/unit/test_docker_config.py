@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible.module_utils.gantry import docker_config
@@ -35,7 +36,7 @@ def test_what_hides_containers_is_never_only_reloaded():
 
 
 def test_a_login_keeps_what_others_put_there():
-    there = {"credHelpers": {"gcr.io": "gcloud"}, "auths": {"other": {"auth": "b3RoZXI="}}}
+    there: dict[str, Any] = {"credHelpers": {"gcr.io": "gcloud"}, "auths": {"other": {"auth": "b3RoZXI="}}}
     after = docker_config.with_login(there, "registry.example.org:5000", "staging", "pä:ss")
     assert after["credHelpers"] == there["credHelpers"]
     assert after["auths"]["other"] == there["auths"]["other"]
