@@ -157,6 +157,12 @@ def test_an_engine_that_was_stopped_is_started_again(host, web, before):
     assert identity(host) == there
 
 
+def test_the_private_registry_is_trusted_and_lets_the_engine_in(host):
+    pulled = host.run("sudo docker pull registry.gantry.test:5000/no-such-image:none")
+    # Without the CA it would be an x509 error, without the login `no basic auth credentials`.
+    assert "manifest unknown" in pulled.stderr or "name unknown" in pulled.stderr, pulled.stderr
+
+
 def test_only_root_reads_the_logins(host):
     assert host.run("cat /root/.docker/config.json").rc != 0
     auths = json.loads(host.check_output("sudo cat /root/.docker/config.json"))["auths"]
