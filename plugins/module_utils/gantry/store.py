@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ansible.module_utils.gantry.haproxy import write_atomically
 from ansible.module_utils.gantry.releases import Live, Release, env_text, parse_env, timestamp
 
 STATE = Path("/var/lib/gantry")
@@ -35,22 +36,15 @@ class StoreError(Exception):
 
 
 def write(path: Path, text: str, mode: int = 0o644) -> bool:
-    """Replace *path* in one step, so that a cut-off run leaves the old or the new file and nothing between.
+    """Give a file its content and mode; a run that is cut off leaves the old or the new file and nothing between.
 
-    :returns: whether its content was another one before.
+    :returns: whether its content or its mode was another one before.
     """
     with contextlib.suppress(FileNotFoundError):
         if path.read_text() == text and path.stat().st_mode & 0o777 == mode:
             return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "w") as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    write_atomically(str(path), text, mode)
     return True
 
 
