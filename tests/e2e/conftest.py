@@ -48,7 +48,12 @@ class Answer:
 
     status: int
     headers: dict[str, str]
-    body: str
+    content: bytes
+
+    @property
+    def body(self) -> str:
+        """The content as text."""
+        return self.content.decode()
 
     @property
     def version(self) -> str:
@@ -82,9 +87,9 @@ class Environment:
         request = urllib.request.Request(self.url + path, data, headers)
         try:
             with urllib.request.urlopen(request, timeout=10, context=context) as answer:
-                return Answer(answer.status, {k.lower(): v for k, v in answer.headers.items()}, answer.read().decode())
+                return Answer(answer.status, {k.lower(): v for k, v in answer.headers.items()}, answer.read())
         except urllib.error.HTTPError as error:
-            return Answer(error.code, {k.lower(): v for k, v in error.headers.items()}, error.read().decode())
+            return Answer(error.code, {k.lower(): v for k, v in error.headers.items()}, error.read())
 
     def on_host(self, *command: str) -> str:
         """Run a command on the environment's host, beside Ansible; return what it printed."""

@@ -56,5 +56,5 @@ def test_lost_data_comes_back(production):
     names = json.loads(production.get("donors").body)
     assert "Ada Byron" in json.dumps(names)
     assert "Later Than The Backup" not in json.dumps(names)
-    assert production.get(document).status == 200
+    assert production.get(document).content == PNG
     donor(production, "After The Restore")
