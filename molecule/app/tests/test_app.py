@@ -44,7 +44,7 @@ def version(host):
     """Return the version that a user reaches through the proxy."""
     address = host.ansible.get_variables()["ansible_host"]
     trust = ssl.create_default_context(cafile=PROJECT / ".lab" / "ca.crt")
-    with urllib.request.urlopen(f"https://{address}/api/stock", timeout=10, context=trust) as answer:
+    with urllib.request.urlopen(f"https://{address}/molecule/api/stock", timeout=10, context=trust) as answer:
         assert answer.headers["X-App-Environment"] == "molecule"
         return answer.headers["X-App-Version"]
 
