@@ -57,7 +57,7 @@ class Bench:
         self.count += 1
         version = f"bench-{int(time.time())}-{self.count}"
         tag = f"{images.APP_REPOSITORY}:{version}-{ENVIRONMENT}"
-        with (ROOT / "build" / "bench.log").open("a") as log, redirected(log):
+        with (ROOT / "build/logs/bench.log").open("a") as log, redirected(log):
             images.build(
                 tag,
                 ROOT / "app/dev.Dockerfile",
@@ -97,13 +97,17 @@ class redirected:  # reads as a statement
         """Begin."""
         sys.stdout.flush()
         self.saved = os.dup(1)
+        self.saved_errors = os.dup(2)
         os.dup2(self.file.fileno(), 1)
+        os.dup2(self.file.fileno(), 2)
 
     def __exit__(self, *error: object) -> None:
         """End."""
         sys.stdout.flush()
         os.dup2(self.saved, 1)
+        os.dup2(self.saved_errors, 2)
         os.close(self.saved)
+        os.close(self.saved_errors)
 
 
 def command(*arguments: str | Path, stdin: str | None = None) -> str:
@@ -155,14 +159,12 @@ def bench_floor(bench: Bench) -> None:
     connection = ssh(bench)
     domain = bench.host()["app_domain"]
     script = (ROOT / "bench/floor.sh").read_text()
-    registry = bench.host()["app_image"]
 
     def once() -> float:
         version = bench.fresh_version()
         name = f"floor-{bench.count}"
         port = FLOOR_PORTS[bench.count % 2]
-        image = f"{registry}:{version}-{ENVIRONMENT}"
-        arguments = [image, name, str(port), bench.floor_container, APP, domain]
+        arguments = [f"{version}-{ENVIRONMENT}", name, str(port), bench.floor_container, APP, domain]
         seconds = timed(*connection, "sudo", "bash", "-s", "--", *arguments, stdin=script)
         bench.floor_container = name
         return seconds
@@ -170,7 +172,10 @@ def bench_floor(bench: Bench) -> None:
     try:
         bench.measure("floor", once)
     finally:
-        command(*connection, "sudo docker rm --force $(sudo docker ps --all --quiet --filter label=gantry.bench=floor)")
+        command(
+            *connection,
+            "sudo docker ps --all --quiet --filter label=gantry.bench=floor | xargs --no-run-if-empty sudo docker rm --force",
+        )
 
 
 def bench_nochange(bench: Bench) -> None:
@@ -217,7 +222,7 @@ def main() -> int:
         print(f"usage: ./gantry bench [ONLY={','.join(PARTS)}] [RUNS=5]", file=sys.stderr)
         return 2
     bench = Bench(runs=int(settings.get("RUNS", "5")))
-    RESULTS.parent.mkdir(exist_ok=True)
+    (RESULTS.parent / "logs").mkdir(parents=True, exist_ok=True)
     try:
         play("deploy.yml")
         for name in only:

@@ -1,9 +1,10 @@
 # shellcheck shell=bash
 # The floor under a deploy: what any tool has to do, and nothing else. Read by `sudo bash -s` at the end of one ssh connection.
-# Arguments: image with digest, container to start, its port, container to stop (or -), instance, host name for the check.
+# Arguments: tag, container to start, its port, container to stop (or -), instance, host name for the check.
 set -eu
-image=$1 container=$2 port=$3 old=$4 app=$5 domain=$6
+tag=$1 container=$2 port=$3 old=$4 app=$5 domain=$6
 release=$(sed -n 's/^RELEASE=//p' "/var/lib/gantry/$app/live")
+image=$(sed -n 's/.*"image": "\(.*\)",/\1/p' "/var/lib/gantry/$app/releases/$release/record.json"):$tag
 
 docker pull --quiet "$image" >/dev/null
 
