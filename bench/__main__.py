@@ -27,6 +27,7 @@ RESULTS = ROOT / "build" / "bench.json"
 ENVIRONMENT = "staging"
 APP = f"dblood-{ENVIRONMENT}"
 FLOOR_PORTS = (8090, 8091)
+RELEASE_ONLY = ("--tags", "deploy")
 
 
 class BenchError(Exception):
@@ -172,15 +173,12 @@ def bench_floor(bench: Bench) -> None:
     try:
         bench.measure("floor", once)
     finally:
-        command(
-            *connection,
-            "sudo docker ps --all --quiet --filter label=gantry.bench=floor | xargs --no-run-if-empty sudo docker rm --force",
-        )
+        leftovers = "sudo docker ps --all --quiet --filter label=gantry.bench=floor"
+        command(*connection, f"{leftovers} | xargs --no-run-if-empty sudo docker rm --force")
 
 
 def bench_nochange(bench: Bench) -> None:
     """`deploy.yml` when there is nothing to do."""
-    play("deploy.yml")
     bench.measure("nochange", lambda: play("deploy.yml"))
 
 
@@ -194,11 +192,21 @@ def bench_deploy(bench: Bench) -> None:
     bench.measure("deploy", once)
 
 
+def bench_release(bench: Bench) -> None:
+    """`deploy.yml --tags deploy` of a version that the host does not have."""
+
+    def once() -> float:
+        version = bench.fresh_version()
+        return play("deploy.yml", *RELEASE_ONLY, "-e", f"app_version={version}")
+
+    bench.measure("release", once)
+
+
 def bench_rollback(bench: Bench) -> None:
     """`rollback.yml` to the release before; each is made just before, and not counted."""
 
     def once() -> float:
-        play("deploy.yml", "-e", f"app_version={bench.fresh_version()}")
+        play("deploy.yml", *RELEASE_ONLY, "-e", f"app_version={bench.fresh_version()}")
         return play("rollback.yml")
 
     bench.measure("rollback", once)
@@ -209,6 +217,7 @@ PARTS = {
     "nochange": bench_nochange,
     "floor": bench_floor,
     "deploy": bench_deploy,
+    "release": bench_release,
     "rollback": bench_rollback,
 }
 
@@ -224,15 +233,16 @@ def main() -> int:
     bench = Bench(runs=int(settings.get("RUNS", "5")))
     (RESULTS.parent / "logs").mkdir(parents=True, exist_ok=True)
     try:
-        play("deploy.yml")
+        play("deploy.yml", *RELEASE_ONLY)
         for name in only:
             print(f"{name}: {(PARTS[name].__doc__ or '').strip()}", flush=True)
             PARTS[name](bench)
-        play("deploy.yml")
+        play("deploy.yml", *RELEASE_ONLY)
     except BenchError as error:
         print(error, file=sys.stderr)
         return 1
     bench.ratio("deploy.ratio_to_floor", "deploy", "floor")
+    bench.ratio("release.ratio_to_floor", "release", "floor")
     bench.ratio("rollback.ratio_to_floor", "rollback", "floor")
     bench.ratio("nochange.ratio_to_floor", "nochange", "floor")
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
