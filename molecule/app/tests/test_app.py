@@ -68,7 +68,7 @@ def test_only_the_digest_runs(container):
 def test_the_container_is_published_on_loopback_only(host, container):
     bindings = container["HostConfig"]["PortBindings"]["8000/tcp"]
     assert [binding["HostIp"] for binding in bindings] == ["127.0.0.1"]
-    assert not host.socket("tcp://0.0.0.0:8000").is_listening
+    assert not host.socket(f"tcp://0.0.0.0:{bindings[0]['HostPort']}").is_listening
 
 
 def test_the_container_can_do_little(host, container):
